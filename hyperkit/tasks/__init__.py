@@ -1,0 +1,8 @@
+"""Tasks: one file each, saying which data, model, objective, metrics and media belong together."""
+
+from hyperkit.registry import Registry
+from hyperkit.tasks.base import Task
+
+TASKS = Registry("task", {"nvs": "hyperkit.tasks.nvs:NVSTask"})
+
+__all__ = ["TASKS", "Task"]

@@ -1,0 +1,80 @@
+"""What a task is: all that the training loop, checkpoints, run directories and sweeps know about a problem."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from hyperkit.config import PartConfig
+from hyperkit.contracts import Batch, Scores
+from hyperkit.randomness import StepRandom
+
+
+class TrainingData(Protocol):
+    """Training batches as a pure function of the step, so that resuming needs no state."""
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Return how many joined batches of ``batch_size`` items make one epoch (at least 1)."""
+        ...
+
+    def train_batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Batch:
+        """Return the items ``rank, rank + world, ...`` of the joined batch of this step."""
+        ...
+
+
+class Task(ABC):
+    """One problem: data, model, loss, evaluation and pictures of results.
+
+    Args:
+        config: the task's own sections, an instance of ``config_model``.
+        seed: seed of everything that data and evaluation draw.
+    """
+
+    name: ClassVar[str]
+    config_model: ClassVar[type[PartConfig]]
+    verbs: ClassVar[frozenset[str]]
+    selection: ClassVar[str] = "psnr"
+    """The metric, higher is better, by which validation chooses the best checkpoint."""
+
+    def __init__(self, config: Any, seed: int = 0) -> None:
+        self.config = config
+        self.seed = seed
+
+    @abstractmethod
+    def data(self) -> TrainingData:
+        """Open the training data (made or packed on first use)."""
+
+    @abstractmethod
+    def build_model(self, load_weights: bool = True) -> nn.Module:
+        """Build the model.
+
+        Args:
+            load_weights: False when a checkpoint's tensors are loaded right after, so that no pretrained file is needed.
+
+        Returns:
+            A module with ``parameter_roles() -> dict[str, list[nn.Parameter]]`` (roles: backbone, adapters, tokens,
+            heads, base, target); parameters that are not to be trained have ``requires_grad`` off.
+        """
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch, rng: StepRandom) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the loss (a scalar, the mean over items) and detached scalars to log, "psnr" among them."""
+
+    @abstractmethod
+    def validation(self) -> Iterable[Batch]:
+        """Yield the fixed validation batches; never drawn from the test split."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, batch: Batch) -> Scores:
+        """Return per-item metric values of one batch."""
+
+    @abstractmethod
+    def media(self, model: nn.Module, batch: Batch) -> Mapping[str, Any]:
+        """Return pictures (H, W, 3) uint8 arrays by name, for the log."""
+
+    @abstractmethod
+    def samples(self) -> dict[str, Any]:
+        """Return a few small inputs, as tensors and plain values, that make a checkpoint work alone."""
