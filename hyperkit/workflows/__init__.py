@@ -1,0 +1,1 @@
+"""The verbs of the command line as typed Python functions."""
