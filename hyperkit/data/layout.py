@@ -7,23 +7,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from hyperkit import randomness
+from hyperkit.data.splits import make_splits, write_splits
 from hyperkit.errors import HyperkitError, RunFailed
-from hyperkit.files import write_text
 
-SPLITS = ("train", "val", "test")
-SINGULAR = {"cars": "car", "chairs": "chair", "lamps": "lamp"}
+__all__ = ["Problem", "Scene", "find_objects", "make_splits", "read_scene", "write_scene", "write_splits"]
+
 NEAR, FAR = 2.0, 6.0
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def write_scene(
@@ -64,7 +64,7 @@ def write_scene(
         temporary.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
-        os.rename(temporary, folder)
+        temporary.rename(folder)
     except OSError as error:
         raise RunFailed(
             f"The object {folder} could not be written: {error}.",
@@ -75,61 +75,180 @@ def write_scene(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def splits_path(root: Path, class_name: str) -> Path:
-    """Return where a class's splits are written: ``car_splits.json`` for cars, ``<class>_splits.json`` for others."""
-    return Path(root) / f"{SINGULAR.get(class_name, class_name)}_splits.json"
+@dataclass(frozen=True)
+class Problem:
+    """Something of a data set that cannot be used: which file or folder, and why."""
+
+    path: str
+    reason: str
 
 
-def write_splits(root: Path, class_name: str, splits: Mapping[str, Sequence[str]]) -> None:
-    """Write a class's splits: ``train``, ``val`` and ``test``, each a list of object folder names."""
-    unknown = set(splits) - set(SPLITS)
-    if unknown:
-        raise ValueError(f"splits are {SPLITS}, got {sorted(unknown)}")
-    content = {name: list(splits.get(name, ())) for name in SPLITS}
-    write_text(splits_path(root, class_name), json.dumps(content, indent=1))
+@dataclass(frozen=True)
+class Scene:
+    """One object as its ``transforms.json`` describes it.
 
-
-def make_splits(
-    ids: Sequence[str],
-    seed: int,
-    fractions: tuple[float, float, float] = (0.8, 0.05, 0.15),
-    groups: Mapping[str, str] | None = None,
-) -> dict[str, list[str]]:
-    """Divide objects into ``train``, ``val`` and ``test`` by a hash of their names; a group is never divided.
-
-    Groups (an object without one is a group by itself) are lined up by hash; the test set takes the first part of the
-    line, then val, then train; a group goes where its middle falls. Every set with a positive fraction gets at least
-    one group while there are enough groups for all of them.
-
-    Args:
-        ids: object names; the order does not matter.
-        seed: seed of the hash.
-        fractions: (train, val, test), parts of the number of objects; they are normalised to sum 1.
-        groups: object name -> group name.
+    Attributes:
+        id: "<class>/<object>".
+        pictures: one file per view, in the order of the frames.
+        sizes: (width, height) of each picture, from its header.
+        poses: (V, 4, 4) float32, camera to world.
+        camera_angle_x: horizontal field of view in radians.
+        near, far: range of the ray parameter that holds the object.
     """
-    total = float(sum(fractions))
-    if len(fractions) != 3 or min(fractions) < 0 or total <= 0:
-        raise HyperkitError(f"The fractions of train, val and test must be positive, found {tuple(fractions)}.")
-    units: dict[str, list[str]] = {}
-    for name in sorted(set(ids)):
-        group = (groups or {}).get(name)
-        units.setdefault(f"object {name}" if group is None else f"group {group}", []).append(name)
-    order = sorted(units, key=lambda unit: randomness.key("split", seed, unit))
-    count, position = len(set(ids)), 0
-    test_end, val_end = fractions[2] / total, (fractions[2] + fractions[1]) / total
-    placed: dict[str, list[str]] = {name: [] for name in SPLITS}
-    for unit in order:
-        middle = (position + 0.5 * len(units[unit])) / count
-        placed["test" if middle < test_end else "val" if middle < val_end else "train"].append(unit)
-        position += len(units[unit])
-    wanted = [name for name, part in zip(SPLITS, fractions, strict=True) if part > 0]
-    if len(order) >= len(wanted):
-        _fill_empty(placed, wanted)
-    return {name: sorted(member for unit in placed[name] for member in units[unit]) for name in SPLITS}
+
+    id: str
+    pictures: tuple[Path, ...]
+    sizes: tuple[tuple[int, int], ...]
+    poses: np.ndarray
+    camera_angle_x: float
+    near: float
+    far: float
 
 
-def _fill_empty(placed: dict[str, list[str]], wanted: Sequence[str]) -> None:
-    for name in wanted:
-        if not placed[name]:
-            richest = max(SPLITS, key=lambda other: len(placed[other]))
-            placed[name].append(placed[richest].pop())
+def find_objects(root: Path) -> dict[str, Path]:
+    """Find the object folders below ``root``: id "<class>/<object>" -> folder, in order of id.
+
+    A folder in a class folder that holds only folders is a synset level and is looked into.
+
+    Raises:
+        HyperkitError: ``root`` is not a data set of this layout; what was found there is said.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        kind = "is a file, not a folder" if root.exists() else "does not exist"
+        raise HyperkitError(f"The data folder {root} {kind}.", _expected())
+    found: dict[str, Path] = {}
+    for class_folder in _folders(root):
+        for folder in _folders(class_folder):
+            below = _folders(folder)
+            for scene in below if below and not _holds_object(folder) else [folder]:
+                name = scene.name
+                if f"{class_folder.name}/{name}" in found:
+                    name = f"{folder.name}-{scene.name}"
+                found[f"{class_folder.name}/{name}"] = scene
+    if not any((folder / "transforms.json").is_file() for folder in found.values()):
+        raise _not_a_data_set(root)
+    return dict(sorted(found.items()))
+
+
+def _holds_object(folder: Path) -> bool:
+    return any(
+        child.name == "transforms.json" or (child.suffix.lower() in PICTURES and not child.name.startswith("."))
+        for child in folder.iterdir()
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith((".", "__")))
+
+
+def _expected() -> str:
+    return (
+        "Expected: <root>/<class>/<object>/transforms.json with its pictures (the LearnIt ShapeNet layout).\n"
+        "Make one: `hyperkit prepare nvs --meshes DIR --out ROOT` from a folder of meshes, "
+        "`hyperkit prepare nvs --learnit ARCHIVE --out ROOT` from the published archive; "
+        "without --data the built-in procedural set is used."
+    )
+
+
+def _not_a_data_set(root: Path) -> HyperkitError:
+    entries = sorted(child.name + ("/" if child.is_dir() else "") for child in root.iterdir())
+    listing = ", ".join(entries[:10]) + (f" and {len(entries) - 10} more" if len(entries) > 10 else "")
+    what = f"No object with a transforms.json was found in {root}; it holds {listing or 'nothing'}."
+    if (root / "transforms.json").is_file() or any((child / "transforms.json").is_file() for child in _folders(root)):
+        up = root.parent if not (root / "transforms.json").is_file() else root.parent.parent
+        return HyperkitError(
+            f"{root} is inside a data set, not its root.", f"Give the root: --data {up}\n{_expected()}"
+        )
+    for child in _folders(root):
+        if any((scene / "transforms.json").is_file() for part in _folders(child) for scene in _folders(part)):
+            return HyperkitError(what, f"{child} looks like a data set: try --data {child}\n{_expected()}")
+    return HyperkitError(what, _expected())
+
+
+def read_scene(object_id: str, folder: Path) -> tuple[Scene | None, list[Problem]]:
+    """Read one object's cameras and the headers of its pictures; no pixel is decoded.
+
+    Returns:
+        The scene and no problems, or None and everything that is wrong with it. The pictures' sizes are compared by the
+        caller, because they must agree over all objects.
+    """
+    source = folder / "transforms.json"
+    try:
+        content = json.loads(source.read_text())
+        frames = content["frames"]
+        angle, near, far = (
+            float(content.get(k, d)) for k, d in (("camera_angle_x", "nan"), ("near", NEAR), ("far", FAR))
+        )
+        entries = [(str(frame["file_path"]), frame.get("transform_matrix")) for frame in frames]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return None, [Problem(str(source), f"cannot be read: {type(error).__name__}: {error}")]
+    problems = []
+    if not 0.0 < angle < np.pi:
+        problems.append(
+            Problem(str(source), f"camera_angle_x must lie between 0 and pi, found {content.get('camera_angle_x')}")
+        )
+    if not 0.0 <= near < far < np.inf:
+        problems.append(Problem(str(source), f"near and far must satisfy 0 <= near < far, found {near} and {far}"))
+    if len(entries) < 2:
+        problems.append(Problem(str(source), f"at least two frames are needed, found {len(entries)}"))
+    pictures, sizes, poses = [], [], []
+    for index, (name, matrix) in enumerate(entries):
+        path = _picture_path(folder, name)
+        size, picture_problem = _header(path, index, source)
+        pose, pose_problem = _rigid(matrix)
+        if pose_problem:
+            problems.append(Problem(str(source), f"frame {index}: {pose_problem}"))
+        if picture_problem:
+            problems.append(picture_problem)
+        pictures.append(path)
+        sizes.append(size)
+        poses.append(pose)
+    if problems:
+        return None, problems
+    return Scene(object_id, tuple(pictures), tuple(sizes), np.stack(poses), angle, near, far), []
+
+
+def _picture_path(folder: Path, name: str) -> Path:
+    # As written, else beside transforms.json by its last part (archives are made on other machines); with or without
+    # its extension. A path that leads out of the object's folder is never followed.
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    stems = [last] if Path(name).is_absolute() or ".." in Path(name).parts else [name, last]
+    for stem in stems:
+        for suffix in ("", *PICTURES):
+            if (folder / (stem + suffix)).is_file():
+                return folder / (stem + suffix)
+    return folder / (last if Path(last).suffix else f"{last}.png")
+
+
+def _header(path: Path, index: int, source: Path) -> tuple[tuple[int, int], Problem | None]:
+    if not path.is_file():
+        return (0, 0), Problem(str(source), f"frame {index}: its picture {path.name} is missing")
+    try:
+        with Image.open(path) as picture:
+            size, mode = picture.size, picture.mode
+    except Exception as error:  # Pillow raises many kinds for broken files
+        return (0, 0), Problem(str(path), f"is not a picture: {type(error).__name__}")
+    if mode not in ("RGBA", "RGB", "P", "L", "LA", "PA", "1"):
+        return size, Problem(str(path), f"has pixels of kind {mode}; 8-bit RGBA or RGB are read")
+    if size[0] != size[1]:
+        return size, Problem(str(path), f"is not square: {size[0]} x {size[1]} pixels")
+    return size, None
+
+
+def _rigid(matrix: Any) -> tuple[np.ndarray, str | None]:
+    nothing = np.eye(4, dtype=np.float32)
+    try:
+        pose = np.asarray(matrix, dtype=np.float64)
+    except (TypeError, ValueError):
+        return nothing, "its transform_matrix is not a matrix of numbers"
+    if pose.shape != (4, 4):
+        return nothing, f"its transform_matrix must be 4 x 4, found shape {pose.shape}"
+    if not np.isfinite(pose).all():
+        return nothing, "its transform_matrix holds NaN or infinity"
+    rotation = pose[:3, :3]
+    # Tolerance: six decimals in a text file err by 1e-6; a scale or shear of 0.1 % is already a mistake.
+    rigid = np.abs(rotation.T @ rotation - np.eye(3)).max() < 1e-3 and np.linalg.det(rotation) > 0
+    if not rigid or np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-6:
+        return nothing, "its transform_matrix is not a rotation and a translation"
+    return pose.astype(np.float32), None
