@@ -1,0 +1,159 @@
+"""The backbones that have a name: where each comes from, its licence, and the paper's settings for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hyperkit.backbones.config import BackboneConfig, PaperDefaults, Strategy
+from hyperkit.errors import HyperkitError, unknown_name
+from hyperkit.registry import import_attribute
+
+_RANDOM = PaperDefaults(1e-4, 32, "step")
+_FROZEN = PaperDefaults(1e-3, 32, "step")
+_STEP = PaperDefaults(1e-4, 128, "step")
+_COS = PaperDefaults(1e-4, 128, "cos")
+_SMALL = PaperDefaults(1e-3, 24, "cos")
+
+OTHER_NAMES = "Or timm:NAME, open_clip:NAME/TAG, or an own class as package.module:Name."
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a backbone comes from.
+
+    Attributes:
+        name: what the user calls it.
+        library: "timm", "open_clip", or "outside" for a class of the user's own.
+        model: its name there; for "outside" the ``package.module:Name``.
+        tag: open_clip's name of the weights.
+        pretrained: whether the library knows weights for it.
+        license: licence of these weights.
+        paper: the paper's training settings.
+        options: keyword arguments for timm's ``create_model``.
+    """
+
+    name: str
+    library: Literal["timm", "open_clip", "outside"]
+    model: str
+    tag: str | None = None
+    pretrained: bool = True
+    license: str | None = None
+    paper: PaperDefaults = _COS
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Library and name there, for people."""
+        return f"{self.library} {self.model}" + (f" {self.tag}" if self.tag else "")
+
+
+def _timm(name: str, model: str, license: str | None, paper: PaperDefaults, **options: Any) -> Entry:
+    return Entry(name, "timm", model, pretrained=license is not None, license=license, paper=paper, options=options)
+
+
+def _openai(name: str, model: str) -> Entry:
+    return Entry(name, "open_clip", model, tag="openai", license="mit", paper=_COS)
+
+
+_SUPERVISED = PaperDefaults(1e-4, 32, "step")
+_ENTRIES = (
+    _timm("mae", "vit_base_patch16_224.mae", "cc-by-nc-4.0", _STEP),
+    _timm("mae-large", "vit_large_patch16_224.mae", "cc-by-nc-4.0", _STEP),
+    _timm("supervised", "vit_base_patch16_224.augreg_in21k", "apache-2.0", _SUPERVISED),
+    _timm("supervised-tiny", "vit_tiny_patch16_224.augreg_in21k", "apache-2.0", _SUPERVISED),
+    _timm("supervised-small", "vit_small_patch16_224.augreg_in21k", "apache-2.0", _SUPERVISED),
+    _timm("supervised-large", "vit_large_patch16_224.augreg_in21k", "apache-2.0", _SUPERVISED),
+    _timm("deit", "deit_base_distilled_patch16_224.fb_in1k", "apache-2.0", _STEP),
+    _timm("deit-tiny", "deit_tiny_distilled_patch16_224.fb_in1k", "apache-2.0", _STEP),
+    _timm("deit-small", "deit_small_distilled_patch16_224.fb_in1k", "apache-2.0", _STEP),
+    _timm("dino", "vit_base_patch16_224.dino", "apache-2.0", _COS),
+    _timm("dino-small", "vit_small_patch16_224.dino", "apache-2.0", _COS),
+    _timm("dinov2", "vit_base_patch14_dinov2.lvd142m", "apache-2.0", _COS),
+    _timm("dinov2-small", "vit_small_patch14_dinov2.lvd142m", "apache-2.0", _COS),
+    _timm("dinov2-large", "vit_large_patch14_dinov2.lvd142m", "apache-2.0", _COS),
+    # OpenAI's weights were trained with quick-GELU; the names without it build another network.
+    _openai("clip", "ViT-B-16-quickgelu"),
+    _openai("clip-large", "ViT-L-14-quickgelu"),
+    _timm("random", "vit_base_patch16_224", None, _RANDOM),
+    _timm("vit_tiny", "vit_tiny_patch16_224", None, _SMALL, img_size=128),
+    _timm("vit_nano", "vit_tiny_patch16_224", None, _SMALL, img_size=64, patch_size=8, depth=6, num_heads=3),
+)
+
+NAMED: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+
+
+def find_entry(name: str) -> Entry:
+    """Return where the backbone called ``name`` comes from; the library is asked about names of its own.
+
+    Raises:
+        HyperkitError: no such name; the nearest ones are listed.
+    """
+    if name in NAMED:
+        return NAMED[name]
+    library, colon, rest = name.partition(":")
+    if colon and library == "timm":
+        from hyperkit.backbones.timm_vit import timm_entry
+
+        return timm_entry(rest)
+    if colon and library == "open_clip":
+        from hyperkit.backbones.open_clip_vit import open_clip_entry
+
+        return open_clip_entry(rest)
+    if colon:
+        factory = import_attribute(name, "backbone")
+        has_weights = bool(getattr(factory, "has_weights", False))
+        return Entry(name, "outside", name, pretrained=has_weights, license=getattr(factory, "license", None))
+    raise unknown_name("backbone", name, NAMED, OTHER_NAMES)
+
+
+def resolve_strategy(config: BackboneConfig, entry: Entry | None = None, *, from_checkpoint: bool = False) -> Strategy:
+    """Return what is trained, with "auto" resolved: "finetune" where there are pretrained weights, else "random".
+
+    Args:
+        config: the backbone's configuration.
+        entry: what ``find_entry(config.name)`` gave, where it is at hand.
+        from_checkpoint: the weights come from a checkpoint, so that the backbone needs none of its own.
+
+    Raises:
+        HyperkitError: pretrained weights are needed and there are none; or weights are given that would not be used.
+    """
+    entry = entry or find_entry(config.name)
+    available = entry.pretrained or config.weights is not None
+    if config.strategy == "auto":
+        return "finetune" if available else "random"
+    if config.strategy == "random":
+        if config.weights is not None:
+            raise HyperkitError(
+                f"Strategy 'random' starts from fresh weights, but the file {config.weights} was given.",
+                "Leave the file out, or choose --strategy finetune, frozen or lora.",
+            )
+        return "random"
+    if not available and not from_checkpoint:
+        with_weights = ", ".join(name for name, known in NAMED.items() if known.pretrained)
+        raise HyperkitError(
+            f"Strategy {config.strategy!r} needs pretrained weights, and backbone {config.name!r} has none.",
+            f"Give a file with --weights FILE, choose --strategy random, or a backbone that has weights: "
+            f"{with_weights}.",
+        )
+    return config.strategy
+
+
+def paper_defaults(config: BackboneConfig, strategy: Strategy | None = None) -> PaperDefaults:
+    """Return the paper's training settings for a backbone and what is trained of it (its Table 6).
+
+    The table says nothing about LoRA, which gets the settings of fine-tuning, nor about backbones that the paper did
+    not use, which get those of DINO. The small ones for CPUs have settings of ours.
+
+    Args:
+        config: the backbone's configuration.
+        strategy: the resolved strategy; None: resolved here.
+    """
+    entry = find_entry(config.name)
+    strategy = strategy or resolve_strategy(config, entry)
+    if entry.paper == _SMALL:
+        return _SMALL
+    if strategy == "random":
+        return _RANDOM
+    return _FROZEN if strategy == "frozen" else entry.paper

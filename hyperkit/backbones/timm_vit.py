@@ -1,0 +1,146 @@
+"""Vision transformers of timm: class, distillation and register tokens, LayerScale and pre-norm as timm has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import timm
+from timm.layers import PatchEmbed
+from timm.models import VisionTransformer
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from hyperkit.backbones.base import Backbone
+from hyperkit.backbones.catalog import Entry
+from hyperkit.backbones.config import BackboneConfig, BackboneInfo
+from hyperkit.backbones.weights import load_checked, shape_error
+from hyperkit.errors import HyperkitError, unknown_name
+
+SUPPORTED = (
+    "Supported are timm models of the classes VisionTransformer and VisionTransformerDistilled (vit_*, deit_*, "
+    "deit3_*, *dinov2*, *siglip*), and open_clip's VisionTransformer."
+)
+_HEADS = ("head.", "head_dist.", "attn_pool.", "pre_logits.", "decoder_", "mask_token", "fc_norm.", "norm.")
+
+
+def timm_entry(name: str) -> Entry:
+    """Return where timm's model ``name`` comes from; it has weights if timm's default configuration knows some.
+
+    Raises:
+        HyperkitError: timm has no such model, or no such tag.
+    """
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise unknown_timm(architecture)
+    known = timm.get_pretrained_cfg(name, allow_unregistered=False) if _tag_exists(architecture, tag) else None
+    if known is None:
+        raise unknown_name(f"tag of timm's {architecture}", tag, _tags(architecture))
+    return Entry(f"timm:{name}", "timm", name, pretrained=known.has_weights, license=known.license)
+
+
+def unknown_timm(architecture: str) -> HyperkitError:
+    """Build the error for a model that timm does not have; only vision transformers are suggested."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(architecture, timm.list_models(["vit_*", "deit*"]), n=5, cutoff=0.4)
+    return HyperkitError(
+        f"timm {timm.__version__} has no model {architecture!r}.",
+        (f"Nearest: {', '.join(near)}. " if near else "") + SUPPORTED,
+    )
+
+
+def _tags(architecture: str) -> list[str]:
+    names = timm.list_pretrained(f"{architecture}.*")
+    return [name.partition(".")[2] for name in names]
+
+
+def _tag_exists(architecture: str, tag: str) -> bool:
+    return not tag or tag in _tags(architecture)
+
+
+class TimmBackbone(Backbone):
+    """A ``VisionTransformer`` of timm without pooling and head.
+
+    Where timm norms after pooling (``fc_norm``), that norm is applied to each token.
+
+    Args:
+        config: the part's configuration.
+        entry: which model.
+
+    The position embedding of a model that has pretrained weights keeps their size; another is made for
+    ``config.image_size``.
+    """
+
+    def __init__(self, config: BackboneConfig, entry: Entry) -> None:
+        trunk = _create(entry, None if entry.pretrained else config.image_size)
+        patch = _patch_size(trunk)
+        info = BackboneInfo(entry.name, entry.source, tuple(trunk.patch_embed.img_size), patch, entry.paper)
+        normalise = trunk.pretrained_cfg
+        super().__init__(config, info, trunk.embed_dim, mean=normalise["mean"], deviation=normalise["std"])
+        self.trunk = _without_head(trunk)
+
+    def embed(self, pictures: Tensor) -> Tensor:
+        """Apply timm's patch and position embedding and ``norm_pre``; positions follow the size of the pictures."""
+        tokens = self.trunk._pos_embed(self.trunk.patch_embed(pictures))
+        normed: Tensor = self.trunk.norm_pre(self.trunk.patch_drop(tokens))
+        return normed
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """timm's blocks."""
+        return self.trunk.blocks
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Apply timm's ``norm`` (or ``fc_norm``)."""
+        normed: Tensor = self.trunk.norm(tokens)
+        return normed
+
+    def load_weights(self, state: Mapping[str, Tensor], origin: str) -> None:
+        """Load a state dict of timm, or of the original repositories that timm can convert.
+
+        Positions for another grid are interpolated; another patch size is refused.
+        """
+        kernel = state.get("patch_embed.proj.weight")
+        own = self.trunk.patch_embed.proj.weight
+        if kernel is not None and kernel.ndim == 4 and kernel.shape != own.shape:
+            # timm would resample the patches of another network without a word
+            raise shape_error(origin, [("patch_embed.proj.weight", tuple(kernel.shape), tuple(own.shape))])
+        converted = dict(checkpoint_filter_fn(dict(state), self.trunk, adapt_layer_scale=True))
+        for part in ("weight", "bias"):
+            if f"norm.{part}" not in converted and f"fc_norm.{part}" in converted:
+                converted[f"norm.{part}"] = converted.pop(f"fc_norm.{part}")
+        load_checked(self.trunk, converted, origin, ignored=_HEADS)
+
+
+def _create(entry: Entry, image_size: int | None) -> VisionTransformer:
+    options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True, **entry.options}
+    if image_size is not None:
+        patch = _patch_size(_create(entry, None))
+        options["img_size"] = tuple(max(1, round(image_size / side)) * side for side in patch)
+    try:
+        trunk = timm.create_model(entry.model, pretrained=False, **options)
+    except TypeError as error:  # other classes do not know dynamic_img_size
+        raise _unsupported(entry, "is not a plain vision transformer") from error
+    if not isinstance(trunk, VisionTransformer) or not isinstance(trunk.patch_embed, PatchEmbed):
+        raise _unsupported(entry, f"is of the class {type(trunk).__name__}")
+    return trunk
+
+
+def _unsupported(entry: Entry, what: str) -> HyperkitError:
+    return HyperkitError(f"timm's {entry.model} {what}, which hyperkit cannot use as a backbone.", SUPPORTED)
+
+
+def _patch_size(trunk: VisionTransformer) -> tuple[int, int]:
+    rows, columns = trunk.patch_embed.patch_size
+    return int(rows), int(columns)
+
+
+def _without_head(trunk: VisionTransformer) -> VisionTransformer:
+    """Drop everything that the tokens do not pass through, so that no parameter is without a gradient."""
+    if isinstance(trunk.norm, nn.Identity):
+        trunk.norm = trunk.fc_norm
+    trunk.fc_norm = nn.Identity()
+    trunk.attn_pool = None
+    trunk.head = nn.Identity()
+    return trunk
