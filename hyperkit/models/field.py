@@ -1,0 +1,208 @@
+"""What a user gets: one object that can be rendered from any side, meshed and saved."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyperkit.contracts import Cameras, Rendered, TargetParams
+from hyperkit.errors import HyperkitError
+from hyperkit.geometry import focal_from_angle, picture_rays, turntable
+from hyperkit.renderers import RendererConfig, render_rays
+from hyperkit.targets import Target
+from hyperkit.targets.export import load_target, save_target
+
+
+@dataclass(frozen=True)
+class Framing:
+    """The cameras that a data set was made with.
+
+    Attributes:
+        camera_angle_x: horizontal field of view, radians.
+        radius: distance of the cameras from the origin, world units.
+        size: picture size in pixels.
+        near, far: range of the rays.
+    """
+
+    camera_angle_x: float = 2 * math.atan(0.27)
+    radius: float = 4.0
+    size: int = 128
+    near: float = 2.0
+    far: float = 6.0
+
+    def cameras(self, poses: Tensor, size: int | None = None) -> Cameras:
+        """Return cameras with these poses (V, 4, 4) and square pictures of ``size`` pixels."""
+        size = size or self.size
+        focal = torch.full(poses.shape[:-2], focal_from_angle(self.camera_angle_x, size))
+        return Cameras(poses.float(), focal, size, size, self.near, self.far)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Rendered pictures.
+
+    Attributes:
+        rgb: (V, H, W, 3) float32 in [0, 1].
+        depth: (V, H, W), distance along the view, the far end where nothing is.
+        opacity: (V, H, W) in [0, 1].
+        cameras: where they were taken from.
+    """
+
+    rgb: Tensor
+    depth: Tensor
+    opacity: Tensor
+    cameras: Cameras
+
+    def frames(self) -> list[np.ndarray]:
+        """Return the pictures as uint8 arrays (H, W, 3)."""
+        return list((self.rgb.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+
+
+@dataclass(frozen=True)
+class Field:
+    """One generated radiance field.
+
+    Attributes:
+        target, params: the network, with B = 1.
+        renderer: how it is rendered.
+        framing: the cameras that suit it.
+        precision: dtype of the matrix products.
+    """
+
+    target: Target
+    params: TargetParams
+    renderer: RendererConfig = RendererConfig()
+    framing: Framing = field(default_factory=Framing)
+    precision: torch.dtype = torch.float32
+
+    def query(self, points: Tensor) -> Tensor:
+        """Return colour and density (N, 4) at positions, or positions and directions, (N, 3 or 6)."""
+        with_directions = bool(self.params.spec.options.get("view_directions"))
+        if with_directions and points.shape[-1] == 3:
+            # without a direction of view, look from outside towards the centre
+            points = torch.cat((points, -points), dim=-1)
+        points = points if with_directions else points[..., :3]
+        device = next(iter(self.params.tensors.values())).device
+        enabled = self.precision != torch.float32
+        with torch.autocast(device.type, dtype=self.precision if enabled else torch.bfloat16, enabled=enabled):
+            return self.target(self.params, points[None].to(device))[0]
+
+    @torch.no_grad()
+    def render(
+        self,
+        views: int = 50,
+        *,
+        poses: Tensor | None = None,
+        size: int | None = None,
+        elevation: float = 30.0,
+        background: str | None = None,
+        samples: int | None = None,
+    ) -> Views:
+        """Render a turntable, or given views.
+
+        Args:
+            views: number of views of one turn.
+            poses: (V, 4, 4) camera-to-world poses instead of the turn.
+            size: picture size in pixels; the training size by default.
+            elevation: of the turntable's cameras, degrees above the ground plane.
+            background: "white" or "black" instead of the renderer's.
+            samples: samples per ray instead of the renderer's.
+        """
+        changes = {"background": background, "samples": samples}
+        values = self.renderer.model_dump() | {k: v for k, v in changes.items() if v is not None}
+        config = type(self.renderer).model_validate(values)
+        if poses is None:
+            poses = turntable(views, math.radians(elevation), self.framing.radius)
+        cameras = self.framing.cameras(poses, size)
+        device = next(iter(self.params.tensors.values())).device
+        shape = (len(poses), cameras.height, cameras.width)
+        rgb, depth, opacity = torch.empty(*shape, 3), torch.empty(shape), torch.empty(shape)
+        for index in range(len(poses)):
+            view = self._view(cameras, index, config, device)
+            rgb[index] = view.rgb.reshape(*shape[1:], 3)
+            depth[index], opacity[index] = view.depth.reshape(shape[1:]), view.opacity.reshape(shape[1:])
+        return Views(rgb, depth, opacity, cameras)
+
+    def _view(self, cameras: Cameras, index: int, config: RendererConfig, device: torch.device) -> Rendered:
+        one = Cameras(
+            cameras.poses[index : index + 1],
+            cameras.focal[index : index + 1],
+            cameras.width,
+            cameras.height,
+            cameras.near,
+            cameras.far,
+        )
+        return render_rays(lambda points: self.query(points[0])[None], picture_rays(one).to(device), config)
+
+    @torch.no_grad()
+    def density_grid(self, resolution: int = 128, extent: float = 1.05) -> Tensor:
+        """Return the density (N, N, N) on a regular grid over [-extent, extent]^3, axes x, y, z."""
+        axis = torch.linspace(-extent, extent, resolution)
+        slices = []
+        for x in axis:
+            y, z = torch.meshgrid(axis, axis, indexing="ij")
+            points = torch.stack((x.expand_as(y), y, z), dim=-1).reshape(-1, 3)
+            slices.append(self._chunked(points)[:, 3].reshape(resolution, resolution).cpu())
+        return torch.stack(slices)
+
+    @torch.no_grad()
+    def _chunked(self, points: Tensor) -> Tensor:
+        return torch.cat([self.query(chunk) for chunk in points.split(self.renderer.chunk_points)])
+
+    def mesh(self, resolution: int = 128, threshold: float | None = None) -> Any:
+        """Extract the surface by marching cubes, with the field's colour at each vertex.
+
+        Args:
+            resolution: grid points per axis.
+            threshold: density of the surface. By default the density at which half of the light is stopped
+                over a twentieth of the unit sphere's radius, or half of the largest density if that is lower.
+
+        Returns:
+            A ``trimesh.Trimesh`` with y up (as glTF has it).
+
+        Raises:
+            HyperkitError: the field has no surface at that density.
+        """
+        import trimesh
+        from skimage.measure import marching_cubes
+
+        extent = 1.05
+        density = self.density_grid(resolution, extent).numpy()
+        level = threshold if threshold is not None else min(math.log(2) / 0.05, 0.5 * float(density.max()))
+        if not float(density.min()) < level < float(density.max()):
+            raise HyperkitError(
+                f"The field has no surface at density {level:.3g}: it lies between "
+                f"{density.min():.3g} and {density.max():.3g}.",
+                "Choose another --mesh-threshold, or train for longer: an untrained field is empty or fog.",
+            )
+        vertices, faces, _, _ = marching_cubes(density, level, spacing=(2 * extent / (resolution - 1),) * 3)
+        vertices = vertices - extent
+        colour = self._chunked(torch.from_numpy(vertices.astype(np.float32)))[:, :3].clamp(0, 1).cpu().numpy()
+        upright = vertices[:, [0, 2, 1]] * np.array([1.0, 1.0, -1.0])  # z up -> y up
+        rgba = np.concatenate([colour, np.ones_like(colour[:, :1])], axis=1)
+        mesh = trimesh.Trimesh(upright, faces, vertex_colors=(rgba * 255).round().astype(np.uint8), process=False)
+        if mesh.is_watertight and mesh.volume < 0:
+            mesh.invert()
+        return mesh
+
+    def to_module(self) -> torch.nn.Module:
+        """Return the generated network as an ordinary torch module, (N, 3 or 6) -> (N, 4)."""
+        return self.target.to_module(self.params)
+
+    def save(self, path: str | Path) -> None:
+        """Write the generated weights, with cameras and renderer, as safetensors (see ``targets.export``)."""
+        extra = {"renderer": self.renderer.model_dump(mode="json"), "framing": vars(self.framing)}
+        save_target(path, self.params, extra)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Field:
+        """Read a field that ``save`` wrote."""
+        target, params, extra = load_target(path)
+        renderer = RendererConfig.model_validate(extra.get("renderer", {}))
+        return cls(target, params, renderer, Framing(**extra.get("framing", {})))

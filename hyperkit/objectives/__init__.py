@@ -1,0 +1,5 @@
+"""Losses: means over items, so that gradients of parts of a batch average to the gradient of the whole."""
+
+from hyperkit.objectives.reconstruction import foggy, mse
+
+__all__ = ["foggy", "mse"]

@@ -1,0 +1,55 @@
+"""Positional encoding of coordinates."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hyperkit.config import PartConfig
+
+
+class EncodingConfig(PartConfig):
+    """Frequencies of the positional encoding.
+
+    Attributes:
+        frequencies: number per coordinate; each gives a cosine and a sine.
+        max_log2: the highest frequency is ``2 ** max_log2``; they are spaced evenly in the exponent, from 2 ** 0.
+        scale: common factor: 1 as in Trans-INR's radiance fields, pi as in NeRF and Trans-INR's image regression.
+        include_input: also pass the coordinates themselves.
+    """
+
+    frequencies: int = Field(default=20, ge=0)
+    max_log2: float = 8.0
+    scale: float | Literal["pi"] = 1.0
+    include_input: bool = False
+
+    def width(self, coordinates: int) -> int:
+        """Return the number of encoded values of ``coordinates`` input values."""
+        return coordinates * (2 * self.frequencies + int(self.include_input))
+
+
+class PositionalEncoding(nn.Module):
+    """[cos(f x), sin(f x)] for every frequency f and coordinate x (Trans-INR's public implementation; NeRF, eq. 4).
+
+    Maps (..., C) to (..., C * 2 * frequencies), ordered [cos | sin], each by coordinate, then frequency.
+    """
+
+    def __init__(self, config: EncodingConfig) -> None:
+        super().__init__()
+        self.config = config
+        scale = math.pi if config.scale == "pi" else float(config.scale)
+        exponents = torch.linspace(0.0, config.max_log2, config.frequencies, dtype=torch.float64)
+        self.register_buffer("bands", (scale * torch.exp2(exponents)).float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode x (..., C). Angles are formed in float32 at least: in bfloat16 the high frequencies would be noise."""
+        bands: Tensor = self.bands.to(x.device, torch.promote_types(x.dtype, torch.float32))  # type: ignore[operator, union-attr]
+        angles = (x.to(bands.dtype).unsqueeze(-1) * bands).flatten(-2)
+        parts = [torch.cos(angles), torch.sin(angles)]
+        if self.config.include_input:
+            parts.insert(0, x.to(bands.dtype))
+        return torch.cat(parts, dim=-1)

@@ -1,0 +1,68 @@
+"""A ReLU network on encoded coordinates: the ordinary INR."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hyperkit.config import PartConfig
+from hyperkit.contracts import TargetParams, TargetSpec
+from hyperkit.targets.base import Target, linear, ordinary_linear
+from hyperkit.targets.encoding import EncodingConfig, PositionalEncoding
+
+
+class MLPConfig(PartConfig):
+    """An MLP of any depth and width.
+
+    Attributes:
+        coordinates: C, number of input coordinates.
+        outputs: F, number of output values.
+        depth: number of linear layers, the output layer included.
+        width: width of the hidden layers.
+        encoding: positional encoding of the coordinates.
+        output_bias: constant added to the outputs (0.5 for pictures in Trans-INR).
+    """
+
+    coordinates: int = Field(default=3, ge=1)
+    outputs: int = Field(default=4, ge=1)
+    depth: int = Field(default=6, ge=1)
+    width: int = Field(default=256, ge=1)
+    encoding: EncodingConfig = EncodingConfig()
+    output_bias: float = 0.0
+
+
+class MLP(Target):
+    """f(x) = W_L relu(... relu(W_1 enc(x) + b_1) ...) + b_L + output_bias, with layers ``layer0``, ``layer1``, ..."""
+
+    kind = "mlp"
+    config_model: ClassVar[type[PartConfig]] = MLPConfig
+
+    def __init__(self, config: MLPConfig) -> None:
+        self.config = config
+        self.encoding = PositionalEncoding(config.encoding)
+        widths = [config.encoding.width(config.coordinates), *[config.width] * (config.depth - 1), config.outputs]
+        tensors = {}
+        for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+            tensors |= self.layer_tensors(f"layer{index}", fan_in, fan_out)
+        self.spec = TargetSpec(tensors, self.kind, config.model_dump(mode="json"))
+
+    def __call__(self, params: TargetParams, query: Tensor, state: Any = None) -> Tensor:
+        """Evaluate at ``query`` (B, N, C) -> (B, N, F)."""
+        h = self.encoding(query)
+        for index in range(self.config.depth):
+            h = linear(params, f"layer{index}", torch.relu(h) if index else h)
+        return h + self.config.output_bias
+
+    def to_module(self, params: TargetParams) -> nn.Module:
+        """Return item 0 as ``nn.Sequential`` of encoding, ``nn.Linear`` and ``nn.ReLU``."""
+        modules: list[nn.Module] = [PositionalEncoding(self.config.encoding)]
+        for index in range(self.config.depth):
+            modules += [nn.ReLU()] * bool(index) + [ordinary_linear(params, f"layer{index}")]
+        last = modules[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.bias += self.config.output_bias
+        return nn.Sequential(*modules)

@@ -1,0 +1,123 @@
+"""Radiance fields: position (and view direction) to colour and density."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hyperkit.config import PartConfig
+from hyperkit.contracts import TargetParams, TargetSpec
+from hyperkit.targets.base import Target, linear, ordinary_linear
+from hyperkit.targets.encoding import EncodingConfig, PositionalEncoding
+
+
+class RadianceFieldConfig(PartConfig):
+    """A NeRF-like MLP.
+
+    Attributes:
+        depth: number of linear layers from the position to density (and, without view directions, to colour).
+        width: width of the hidden layers.
+        encoding: encoding of positions; the default is P's "dimension 40 per coordinate".
+        view_directions: colour also depends on the direction of view, through one more hidden layer (NeRF, fig. 7).
+        direction_encoding: encoding of unit directions.
+        density: activation that makes the density non-negative; ``relu`` as in Trans-INR.
+        density_scale: factor on the density, so that unit-norm weights can make surfaces that are sharp.
+        density_shift: added before the activation; positive values start as fog instead of white.
+    """
+
+    depth: int = Field(default=6, ge=2)
+    width: int = Field(default=256, ge=1)
+    encoding: EncodingConfig = EncodingConfig()
+    view_directions: bool = False
+    direction_encoding: EncodingConfig = EncodingConfig(frequencies=4, max_log2=3.0)
+    density: Literal["relu", "softplus"] = "relu"
+    density_scale: float = Field(default=1.0, gt=0)
+    density_shift: float = 0.0
+
+
+class RadianceField(Target):
+    """c, sigma = f(x, d): colour in [0, 1] by a sigmoid, density by ``config.density``.
+
+    Without view directions: ``layer0`` ... ``layer{depth-1}``, the last one gives [rgb, density]. With them: the trunk
+    ends at ``layer{depth-2}``; ``density`` reads it, and ``colour0``, ``colour1`` read it beside the encoded direction.
+    """
+
+    kind = "radiance_field"
+    config_model: ClassVar[type[PartConfig]] = RadianceFieldConfig
+
+    def __init__(self, config: RadianceFieldConfig) -> None:
+        self.config = config
+        self.encoding = PositionalEncoding(config.encoding)
+        self.direction_encoding = PositionalEncoding(config.direction_encoding)
+        widths = [config.encoding.width(3), *[config.width] * (config.depth - 1)]
+        tensors = {}
+        for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+            tensors |= self.layer_tensors(f"layer{index}", fan_in, fan_out)
+        if config.view_directions:
+            tensors |= self.layer_tensors("density", config.width, 1)
+            tensors |= self.layer_tensors("colour0", config.width + config.direction_encoding.width(3), config.width)
+            tensors |= self.layer_tensors("colour1", config.width, 3)
+        else:
+            tensors |= self.layer_tensors(f"layer{config.depth - 1}", config.width, 4)
+        self.spec = TargetSpec(tensors, self.kind, config.model_dump(mode="json"))
+
+    def __call__(self, params: TargetParams, query: Tensor, state: Any = None) -> Tensor:
+        """Evaluate the fields.
+
+        Args:
+            query: (B, N, 3) positions, or (B, N, 6) positions and directions of view of any length.
+
+        Returns:
+            (B, N, 4): rgb in [0, 1] and density >= 0 per unit of length, float32.
+        """
+        h = self.encoding(query[..., :3])
+        for index in range(self.config.depth - 1):
+            h = torch.relu(linear(params, f"layer{index}", h))
+        if self.config.view_directions:
+            if query.shape[-1] != 6:
+                raise ValueError("a field with view directions is queried at (B, N, 6): position and direction")
+            directions = self.direction_encoding(F.normalize(query[..., 3:], dim=-1)).to(h.dtype)
+            colour = torch.relu(linear(params, "colour0", torch.cat((h, directions), dim=-1)))
+            raw = torch.cat((linear(params, "colour1", colour), linear(params, "density", h)), dim=-1)
+        else:
+            raw = linear(params, f"layer{self.config.depth - 1}", h)
+        return activate(raw, self.config)
+
+    def to_module(self, params: TargetParams) -> nn.Module:
+        """Return item 0 as a torch module of ``nn.Linear`` layers, mapping (N, 3 or 6) to (N, 4)."""
+        return _OrdinaryField(self, params)
+
+
+def activate(raw: Tensor, config: RadianceFieldConfig) -> Tensor:
+    """Turn raw outputs (..., 4) into colour and density, in float32 (at least)."""
+    raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+    shifted = raw[..., 3:] + config.density_shift
+    density = torch.relu(shifted) if config.density == "relu" else F.softplus(shifted)
+    return torch.cat((torch.sigmoid(raw[..., :3]), config.density_scale * density), dim=-1)
+
+
+class _OrdinaryField(nn.Module):
+    """One radiance field with weights of its own, in plain PyTorch."""
+
+    def __init__(self, field: RadianceField, params: TargetParams) -> None:
+        super().__init__()
+        self.config = field.config
+        self.encoding = PositionalEncoding(field.config.encoding)
+        self.direction_encoding = PositionalEncoding(field.config.direction_encoding)
+        names = [name.removesuffix(".weight") for name in field.spec.tensors if name.endswith(".weight")]
+        self.layers = nn.ModuleDict({name: ordinary_linear(params, name) for name in names})
+
+    def forward(self, query: Tensor) -> Tensor:
+        h = self.encoding(query[..., :3])
+        for index in range(self.config.depth - 1):
+            h = torch.relu(self.layers[f"layer{index}"](h))
+        if not self.config.view_directions:
+            return activate(self.layers[f"layer{self.config.depth - 1}"](h), self.config)
+        directions = self.direction_encoding(F.normalize(query[..., 3:], dim=-1))
+        colour = torch.relu(self.layers["colour0"](torch.cat((h, directions), dim=-1)))
+        raw = torch.cat((self.layers["colour1"](colour), self.layers["density"](h)), dim=-1)
+        return activate(raw, self.config)
