@@ -170,8 +170,9 @@ def read_scene(object_id: str, folder: Path) -> tuple[Scene | None, list[Problem
     """Read one object's cameras and the headers of its pictures; no pixel is decoded.
 
     Returns:
-        The scene and no problems, or None and everything that is wrong with it. The pictures' sizes are compared by the
-        caller, because they must agree over all objects.
+        The scene, and everything that is wrong with it; a scene with problems holds only the pictures that can be
+        opened, and is None where there is nothing to look at. The pictures' sizes are compared by the caller, because
+        they must agree over all objects.
     """
     source = folder / "transforms.json"
     try:
@@ -201,12 +202,13 @@ def read_scene(object_id: str, folder: Path) -> tuple[Scene | None, list[Problem
             problems.append(Problem(str(source), f"frame {index}: {pose_problem}"))
         if picture_problem:
             problems.append(picture_problem)
+            continue
         pictures.append(path)
         sizes.append(size)
         poses.append(pose)
-    if problems:
+    if not pictures:
         return None, problems
-    return Scene(object_id, tuple(pictures), tuple(sizes), np.stack(poses), angle, near, far), []
+    return Scene(object_id, tuple(pictures), tuple(sizes), np.stack(poses), angle, near, far), problems
 
 
 def _picture_path(folder: Path, name: str) -> Path:
@@ -252,3 +254,22 @@ def _rigid(matrix: Any) -> tuple[np.ndarray, str | None]:
     if not rigid or np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-6:
         return nothing, "its transform_matrix is not a rotation and a translation"
     return pose.astype(np.float32), None
+
+
+def read_picture(path: Path, size: int) -> np.ndarray:
+    """Read a picture as (size, size, 4) uint8 with straight alpha; resized by area, in premultiplied colours."""
+    with Image.open(path) as picture:
+        rgba = np.asarray(picture.convert("RGBA"))
+    if rgba.shape[:2] == (size, size):
+        return rgba
+    alpha = rgba[..., 3:].astype(np.float32)
+    planes = np.concatenate((rgba[..., :3] * (alpha / 255.0), alpha), axis=2).astype(np.float32)
+    small = np.stack(
+        [
+            np.asarray(Image.fromarray(np.ascontiguousarray(planes[..., c])).resize((size, size), Image.Resampling.BOX))
+            for c in range(4)
+        ],
+        axis=2,
+    )
+    colours = small[..., :3] * (255.0 / np.maximum(small[..., 3:], 1e-6))
+    return np.rint(np.concatenate((colours, small[..., 3:]), axis=2)).clip(0, 255).astype(np.uint8)

@@ -169,7 +169,8 @@ def _read_splits_file(path: Path, class_name: str, present: Sequence[str]) -> tu
     there = set(present)
     seen: dict[str, str] = {}
     result: dict[str, list[str]] = {name: [] for name in SPLITS}
-    missing, twice = [], []
+    missing: list[str] = []
+    twice: list[str] = []
     for name, entries in lists.items():
         for entry in entries:
             parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".")]
