@@ -14,7 +14,6 @@ from hyperkit.config import PartConfig
 from hyperkit.contracts import TargetParams, TargetSpec
 from hyperkit.errors import unknown_name
 
-
 Count = Annotated[int, Field(ge=1)]
 
 

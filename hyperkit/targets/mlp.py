@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, ClassVar
 
 import torch
@@ -45,7 +46,7 @@ class MLP(Target):
         self.encoding = PositionalEncoding(config.encoding)
         widths = [config.encoding.width(config.coordinates), *[config.width] * (config.depth - 1), config.outputs]
         tensors = {}
-        for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             tensors |= self.layer_tensors(f"layer{index}", fan_in, fan_out)
         self.spec = TargetSpec(tensors, self.kind, config.model_dump(mode="json"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -55,7 +56,7 @@ class RadianceField(Target):
         self.direction_encoding = PositionalEncoding(config.direction_encoding)
         widths = [config.encoding.width(3), *[config.width] * (config.depth - 1)]
         tensors = {}
-        for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             tensors |= self.layer_tensors(f"layer{index}", fan_in, fan_out)
         if config.view_directions:
             tensors |= self.layer_tensors("density", config.width, 1)

@@ -52,7 +52,7 @@ class Task(ABC):
         """Build the model.
 
         Args:
-            load_weights: False when a checkpoint's tensors are loaded right after, so that no pretrained file is needed.
+            load_weights: False when a checkpoint's tensors are loaded right after, so no pretrained file is needed.
 
         Returns:
             A module with ``parameter_roles() -> dict[str, list[nn.Parameter]]`` (roles: backbone, adapters, tokens,

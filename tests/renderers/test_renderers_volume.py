@@ -1,5 +1,6 @@
 """Closed forms: a uniform slab, an opaque sphere, orders of convergence, and empty input."""
 
+import itertools
 import math
 
 import pytest
@@ -20,7 +21,7 @@ def one_ray(direction: tuple[float, float, float] = (0.0, 0.0, -1.0), near: floa
     )
 
 
-def uniform(density: float, colour: float = 0.25):  # noqa: ANN201 - a field
+def uniform(density: float, colour: float = 0.25):
     def field(points: torch.Tensor) -> torch.Tensor:
         values = torch.full((*points.shape[:-1], 4), colour, dtype=points.dtype)
         values[..., 3] = density
@@ -116,7 +117,7 @@ def test_quadrature_converges_at_its_order(sampling: str, order: int) -> None:
         return abs(math.log(1 - rendered.opacity.item()) + integral)
 
     errors = [error(n) for n in (20, 40, 80)]
-    rates = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    rates = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert rates[-1] == pytest.approx(order, abs=0.15)
 
 
