@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.layers import PatchEmbed
 from timm.models import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 from hyperkit.backbones.base import Backbone
 from hyperkit.backbones.catalog import Entry
 from hyperkit.backbones.config import BackboneConfig, BackboneInfo
-from hyperkit.backbones.weights import load_checked, shape_error
+from hyperkit.backbones.hub import Remote
+from hyperkit.backbones.weights import check_shapes, load_checked, shape_error
 from hyperkit.errors import HyperkitError, unknown_name
 
 SUPPORTED = (
@@ -37,6 +40,15 @@ def timm_entry(name: str) -> Entry:
     if known is None:
         raise unknown_name(f"tag of timm's {architecture}", tag, _tags(architecture))
     return Entry(f"timm:{name}", "timm", name, pretrained=known.has_weights, license=known.license)
+
+
+def timm_remote(name: str) -> Remote:
+    """Return where timm keeps the weights of a model."""
+    known = timm.get_pretrained_cfg(name)
+    repository, _, revision = (known.hf_hub_id or "").partition("@")
+    files = (known.hf_hub_filename,) if known.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+    url = known.url[0] if isinstance(known.url, tuple) else known.url
+    return Remote(repository or None, revision or None, files, url or None, Path(torch.hub.get_dir()) / "checkpoints")
 
 
 def unknown_timm(architecture: str) -> HyperkitError:
@@ -67,17 +79,24 @@ class TimmBackbone(Backbone):
     Args:
         config: the part's configuration.
         entry: which model.
+        mean, deviation: of the pictures that its weights were trained on; None: those that timm has for the model.
 
     The position embedding of a model that has pretrained weights keeps their size; another is made for
     ``config.image_size``.
     """
 
-    def __init__(self, config: BackboneConfig, entry: Entry) -> None:
+    def __init__(
+        self,
+        config: BackboneConfig,
+        entry: Entry,
+        mean: Sequence[float] | None = None,
+        deviation: Sequence[float] | None = None,
+    ) -> None:
         trunk = _create(entry, None if entry.pretrained else config.image_size)
         patch = _patch_size(trunk)
         info = BackboneInfo(entry.name, entry.source, tuple(trunk.patch_embed.img_size), patch, entry.paper)
-        normalise = trunk.pretrained_cfg
-        super().__init__(config, info, trunk.embed_dim, mean=normalise["mean"], deviation=normalise["std"])
+        known = trunk.pretrained_cfg
+        super().__init__(config, info, trunk.embed_dim, mean=mean or known["mean"], deviation=deviation or known["std"])
         self.trunk = _without_head(trunk)
 
     def embed(self, pictures: Tensor) -> Tensor:
@@ -101,16 +120,37 @@ class TimmBackbone(Backbone):
 
         Positions for another grid are interpolated; another patch size is refused.
         """
-        kernel = state.get("patch_embed.proj.weight")
-        own = self.trunk.patch_embed.proj.weight
-        if kernel is not None and kernel.ndim == 4 and kernel.shape != own.shape:
-            # timm would resample the patches of another network without a word
-            raise shape_error(origin, [("patch_embed.proj.weight", tuple(kernel.shape), tuple(own.shape))])
-        converted = dict(checkpoint_filter_fn(dict(state), self.trunk, adapt_layer_scale=True))
+        own = self.trunk.state_dict()
+        kernels = [name for name in state if name.endswith(("patch_embed.proj.weight", "visual.conv1.weight"))]
+        for name in kernels:  # timm would resample the patches of another network without a word
+            size, wanted = tuple(state[name].shape), tuple(own["patch_embed.proj.weight"].shape)
+            if len(size) == 4 and size != wanted:
+                raise shape_error(origin, [(name, size, wanted)])
+        check_shapes({name: value for name, value in own.items() if name != "pos_embed"}, state, origin)
+        try:
+            converted = dict(checkpoint_filter_fn(dict(state), self.trunk, adapt_layer_scale=True))
+        except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise HyperkitError(
+                f"timm cannot read the file {origin} as {self.info.source}: {type(error).__name__} {error}.",
+                "Choose the backbone that the file was made for.",
+            ) from error
         for part in ("weight", "bias"):
             if f"norm.{part}" not in converted and f"fc_norm.{part}" in converted:
                 converted[f"norm.{part}"] = converted.pop(f"fc_norm.{part}")
         load_checked(self.trunk, converted, origin, ignored=_HEADS)
+
+    def load_file(self, path: Path) -> None:
+        """Load a file of weights: safetensors, a torch file of tensors, or Google's own .npz."""
+        if path.suffix != ".npz":
+            super().load_file(path)
+            return
+        try:
+            self.trunk.load_pretrained(str(path))  # allows no pickles
+        except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+            raise HyperkitError(
+                f"The file {path} does not fit {self.info.source}: {error}",
+                "Choose the backbone that the file was made for.",
+            ) from error
 
 
 def _create(entry: Entry, image_size: int | None) -> VisionTransformer:
