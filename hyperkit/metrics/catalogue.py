@@ -8,12 +8,12 @@ METRICS: dict[str, Metric] = {
     "psnr": Metric("PSNR", "dB", higher_is_better=True),
     "ssim": Metric("SSIM", "", higher_is_better=True),
     "lpips": Metric("LPIPS", "", higher_is_better=False),
-    "fid_64": Metric("FID (64 features)", "", higher_is_better=False),
-    "fid_2048": Metric("FID (2048 features)", "", higher_is_better=False),
+    "fid_64": Metric("FID-64", "", higher_is_better=False),
+    "fid_2048": Metric("FID-2048", "", higher_is_better=False),
 }
 """Name in ``Scores`` and ``results.json`` -> how it is read.
 
-The paper that hyperkit reproduces says "FID, torchmetrics' default", which is 2048 features, but its values (0.15 to
+FID-64 and FID-2048 are the Frechet distances of 64 and of 2048 Inception features. The paper that hyperkit reproduces says "FID, torchmetrics' default", which is 2048 features, but its values (0.15 to
 1.0) look like 64 features: an inference of ours. Both are therefore computed, and a table says which is which.
 """
 

@@ -158,7 +158,12 @@ def test_prepare_offline_fails_in_seconds(no_weights: Path, monkeypatch: pytest.
 def test_a_probe_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name server that does not answer blocks without any timeout of its own."""
     let_go = threading.Event()
-    monkeypatch.setattr(prepare.socket, "create_connection", lambda *_, **__: let_go.wait())
+
+    def hang(*_: object, **__: object) -> None:
+        let_go.wait()
+        raise OSError("no answer")
+
+    monkeypatch.setattr(prepare.socket, "create_connection", hang)
     monkeypatch.setenv("no_proxy", "*")
     start = time.perf_counter()
     assert not prepare.reachable("https://weights.invalid/file", 0.2)
