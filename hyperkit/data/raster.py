@@ -18,6 +18,7 @@ from hyperkit.geometry import focal_from_angle, look_at
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
+Pixels = NDArray[np.uint8]
 
 RADIUS = 4.0
 NEAR, FAR = 2.0, 6.0
@@ -208,9 +209,8 @@ class _View:
         row = np.arange(len(triangle)) + np.repeat(first - (np.cumsum(count) - count), count)
         height = row + 0.5
         a_start = np.zeros(len(triangle), np.int64)
-        b_start = (height >= y[triangle, 1]).astype(
-            np.int64
-        )  # the short edge is 0-1 above the middle vertex, 1-2 below
+        # The short edge is 0-1 above the middle vertex and 1-2 below it.
+        b_start = (height >= y[triangle, 1]).astype(np.int64)
         ends = []
         for start, end in ((a_start, a_start + 2), (b_start, b_start + 1)):
             y0 = y[triangle, start]
@@ -242,7 +242,7 @@ class _View:
             pixel = first[span] + along
             q = (at_first[span] + along * step[span]).astype(np.float32)
             owner = triangle[span]
-            # The bits of positive floats are in their order: the largest 1/distance wins, ties go to the later triangle.
+            # The bits of positive floats are in their order: the largest 1/distance wins, ties go to the later face.
             keys = (q.view(np.uint32).astype(np.uint64) << np.uint64(32)) | owner.astype(np.uint64)
             if cutout.any():
                 solid = np.ones(len(owner), bool)
@@ -269,10 +269,10 @@ class _View:
     def colours(self, pixel: Ints, triangle: Ints, channels: int = 4) -> list[Floats]:
         """Return the first ``channels`` of the lit colours, each (n,), of triangles at the centres of pixels."""
         w0, w1, w2 = self.weights(pixel, triangle)
-        lit = self.lit
-        colours = [
-            w0 * lit[c][triangle] + w1 * lit[4 + c][triangle] + w2 * lit[8 + c][triangle] for c in range(channels)
-        ]
+        colours = []
+        for channel in range(channels):
+            c0, c1, c2 = (self.lit[4 * corner + channel][triangle] for corner in range(3))
+            colours.append(w0 * c0 + w1 * c1 + w2 * c2)
         surface = self.surface
         if surface.uv is not None:
             face = self.index[triangle]
@@ -286,7 +286,7 @@ class _View:
         return colours
 
 
-def _render_view(surface: _Surface, pose: Floats, angle: float, size: int, supersample: int, cull: bool) -> Floats:
+def _render_view(surface: _Surface, pose: Floats, angle: float, size: int, supersample: int, cull: bool) -> Pixels:
     side = size * supersample
     view = _View(surface, pose, focal_from_angle(angle, side), side, cull)
     covered, triangle = view.resolve()
@@ -306,7 +306,7 @@ def _render_view(surface: _Surface, pose: Floats, angle: float, size: int, super
 
 def render_mesh(
     mesh: Mesh, poses: Floats, camera_angle_x: float, size: int, supersample: int = 3, cull: bool = False
-) -> NDArray[np.uint8]:
+) -> Pixels:
     """Render a mesh from given cameras, lit from above and before, on a transparent background.
 
     Args:
