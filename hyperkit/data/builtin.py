@@ -1,0 +1,91 @@
+"""The built-in data sets: made by the procedural generator on first use, kept in the cache folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperkit.data.places import folder_lock
+from hyperkit.errors import unknown_name
+from hyperkit.files import cache_dir
+
+log = logging.getLogger("hyperkit")
+
+
+@dataclass(frozen=True)
+class BuiltinSet:
+    """How a built-in set is made: objects of each class in (train, val, test), pixels and views."""
+
+    folder: str
+    counts: tuple[int, int, int]
+    size: int
+    views: int
+
+
+BUILTIN = {
+    "quickstart": BuiltinSet("nvs-procedural-v1", (100, 8, 20), 128, 50),
+    "debug": BuiltinSet("nvs-procedural-v1-debug", (4, 1, 2), 32, 8),
+}
+
+
+def builtin_root(name: str = "quickstart", progress: Callable[[int, int], None] | None = None) -> Path:
+    """Return the folder of a built-in set, making it first if it is not there; a second process waits for the first.
+
+    Args:
+        name: "quickstart" or "debug".
+        progress: called with (objects done, objects in all).
+
+    Raises:
+        HyperkitError: there is no such set.
+        RunFailed: the cache folder is full or cannot be written.
+    """
+    if name not in BUILTIN:
+        raise unknown_name("built-in data set", name, BUILTIN)
+    spec = BUILTIN[name]
+    root = cache_dir() / spec.folder
+    if root.is_dir():
+        return root
+    with folder_lock(cache_dir() / ".locks" / spec.folder):
+        if not root.is_dir():
+            log.info("making the built-in data set (%s) in %s", name, root)
+            make_procedural(root, spec.counts, spec.size, spec.views, progress=progress)
+    return root
+
+
+def make_procedural(
+    out: Path,
+    counts: tuple[int, int, int],
+    size: int,
+    views: int,
+    seed: int = 0,
+    classes: tuple[str, ...] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Generate a procedural set into ``out``, which appears only when it is complete.
+
+    Args:
+        out: folder to make; nothing may be there.
+        counts: objects of each class in train, val and test.
+        size, views: pixels and number of pictures of every object.
+        seed: seed of the generator.
+        classes: class folders; None: all that the generator knows.
+        progress: called with (objects done, objects in all).
+    """
+    from hyperkit.data import procedural
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for stale in out.parent.glob(f".{out.name}-part-*"):  # of a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-part-"))
+    try:
+        chosen = {class_name: counts for class_name in classes or procedural.CLASSES}
+        procedural.generate(part, chosen, size=size, views=views, seed=seed, progress=progress)
+        part.chmod(0o755)
+        part.rename(out)
+    finally:
+        if part.exists():
+            shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,399 @@
+"""Data of novel view synthesis: training batches by step, frozen evaluation pairs, constants to compare with."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from hyperkit import randomness
+from hyperkit.config import PartConfig
+from hyperkit.contracts import Batch, Cameras
+from hyperkit.data import pixels
+from hyperkit.data.builtin import builtin_root
+from hyperkit.data.evaluation import EvalSet, constant_scores, mean_picture
+from hyperkit.data.pack import open_pack
+from hyperkit.data.pairs import PairSet, frozen_pairs, shuffle_contexts
+from hyperkit.data.splits import SPLITS, read_splits
+from hyperkit.errors import HyperkitError, unknown_name
+from hyperkit.geometry import mirror_x, pixel_rays
+
+log = logging.getLogger("hyperkit")
+
+
+class NVSDataConfig(PartConfig):
+    """Which pictures are read and how training batches are drawn from them.
+
+    Attributes:
+        root: a data set in the LearnIt ShapeNet layout; None: the built-in procedural set, made on first use.
+        builtin: which built-in set, where ``root`` is None.
+        resolution: pictures are resized to this size by area; None: as stored.
+        classes: classes that are trained on; None: all.
+        train_fraction: part of each class's training objects that is used; 0.01 is contained in 0.1.
+        train_views: half-open range of the views that training draws from.
+        rays_per_item: R, rays of one target view.
+        foreground_epochs: for so many epochs half of the rays start from the foreground.
+        background: what transparent pixels are laid on.
+        augment: mirror at x = 0, change colours, or both; the same for an item's context and target.
+        skip_bad: leave broken objects out instead of refusing the data set.
+    """
+
+    root: str | None = None
+    builtin: Literal["quickstart", "debug"] = "quickstart"
+    resolution: int | None = Field(default=None, ge=1, le=4096)
+    classes: tuple[str, ...] | None = None
+    train_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
+    train_views: tuple[int, int] = (0, 25)
+    rays_per_item: int = Field(default=128, ge=0)
+    foreground_epochs: float = Field(default=1.0, ge=0.0)
+    background: Literal["white", "black"] = "white"
+    augment: Literal["none", "mirror", "colour", "all"] = "none"
+    skip_bad: bool = False
+
+    @field_validator("train_views")
+    @classmethod
+    def _range(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= value[0] < value[1]:
+            raise ValueError("train_views must be a range (first, end) with 0 <= first < end")
+        return value
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One object with all its views.
+
+    Attributes:
+        id, class_name: "cars/0001", "cars".
+        split: "train", "val", "test", or "" if it is in none.
+        pictures: (V, 3, H, W) uint8 on the background.
+        cameras: shape (V,).
+    """
+
+    id: str
+    class_name: str
+    split: str
+    pictures: Tensor
+    cameras: Cameras
+
+
+@dataclass(frozen=True)
+class _Draw:
+    # What is drawn at random for the items of one joined batch, or of one process's part of it.
+    objects: np.ndarray  # (B,) index into the pack
+    context: np.ndarray  # (B,) row of the pack
+    target: np.ndarray
+    rays: np.ndarray  # (B, R) in [0, 1)
+    foreground: np.ndarray  # (B,) bool
+    mirror: np.ndarray  # (B,) bool
+    colour: Tensor | None  # (B, 3, 3)
+
+    def part(self, rank: int, world: int) -> _Draw:
+        own = slice(rank, None, world)
+        colour = None if self.colour is None else self.colour[own]
+        return _Draw(
+            self.objects[own],
+            self.context[own],
+            self.target[own],
+            self.rays[own],
+            self.foreground[own],
+            self.mirror[own],
+            colour,
+        )
+
+
+class NVSData:
+    """A data set for novel view synthesis.
+
+    Args:
+        config: what to read and how to draw from it.
+        seed: seed of everything that training draws.
+        progress: called with (pictures done, pictures in all) while pictures are packed, or (objects done, objects in
+            all) while the built-in set is made.
+
+    Attributes:
+        root: the data set's folder.
+        size: S, width and height of the pictures.
+        near, far: range of the ray parameter.
+        classes: classes that are trained on; ``all_classes``: those that are there.
+        splits: split -> ids of the usable objects of all classes; ``train_ids``: those that are trained on.
+        notes: sentences for the user about splits and objects left out.
+
+    Raises:
+        HyperkitError: the data set is broken, or nothing is left to train on.
+        RunFailed: the disk is full.
+    """
+
+    def __init__(self, config: NVSDataConfig, seed: int, progress: Callable[[int, int], None] | None = None) -> None:
+        self.config, self.seed = config, seed
+        self.root = Path(config.root).expanduser() if config.root else builtin_root(config.builtin, progress)
+        self.pack = open_pack(self.root, config.resolution, config.skip_bad, progress)
+        self._reader = pixels.PixelReader(self.pack, config.background)
+        self.size, self.near, self.far = self.pack.size, self.pack.near, self.pack.far
+        splits = read_splits(self.root, self.pack.ids)
+        self.splits, self.notes = splits.ids, splits.notes
+        for note in splits.notes:
+            log.info("%s: %s", self.root, note)
+        self.all_classes = tuple(sorted({name.split("/", 1)[0] for name in self.pack.ids}))
+        self.classes = self._check_classes(config.classes)
+        self.train_ids = nested_fraction(self._of("train", self.classes), config.train_fraction)
+        self._objects = np.array([self._reader.index[name] for name in self.train_ids], dtype=np.int64)
+        self._check_training()
+        self._order = lru_cache(maxsize=4)(self._permutation)
+        self._pairs: dict[str, PairSet] = {}
+
+    def _check_classes(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        for name in names or ():
+            if name not in self.all_classes:
+                raise unknown_name("class", name, self.all_classes, f"The data set is {self.root}.")
+        return tuple(names) if names else self.all_classes
+
+    def _of(self, split: str, classes: Sequence[str]) -> list[str]:
+        if split not in self.splits:
+            raise unknown_name("split", split, SPLITS)
+        return [name for name in self.splits[split] if name.split("/", 1)[0] in classes]
+
+    def _check_training(self) -> None:
+        if not self.train_ids:
+            raise HyperkitError(
+                f"{self.root} has no training objects of the classes {', '.join(self.classes)}.",
+                "Look at its splits files, or choose other classes.",
+            )
+        first = self.config.train_views[0]
+        few = [self.train_ids[i] for i, views in enumerate(self.pack.views[self._objects]) if views <= first]
+        if few:
+            raise HyperkitError(
+                f"{len(few)} training objects have no view in {self.config.train_views}, such as {few[0]}.",
+                "Choose train_views within the number of views of every object.",
+            )
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Return the number of steps after which every training object has been seen."""
+        return max(1, math.ceil(len(self.train_ids) / batch_size))
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return randomness.numpy_rng(self.seed, "epoch", epoch).permutation(len(self._objects))
+
+    def _draw(self, step: int, batch_size: int) -> _Draw:
+        # Positions run on over the epochs' permutations, so a batch may hold the end of one and the start of the next.
+        count = len(self._objects)
+        epoch, place = np.divmod(step * batch_size + np.arange(batch_size), count)
+        objects = self._objects[[self._order(int(e))[p] for e, p in zip(epoch, place, strict=True)]]
+        rng = randomness.numpy_rng(self.seed, "train", step)
+        first, end = self.config.train_views
+        usable = np.minimum(self.pack.views[objects], end) - first
+        one, two = rng.random((2, batch_size))
+        context = np.floor(one * usable).astype(np.int64)
+        target = np.floor(two * np.maximum(usable - 1, 1)).astype(np.int64)
+        target += (target >= context) & (usable > 1)  # another view than the context's, where there is one
+        start = self.pack.first[objects] + first
+        rays = rng.random((batch_size, self.config.rays_per_item))
+        mirror = (rng.random(batch_size) < 0.5) & (self.config.augment in ("mirror", "all"))
+        recoloured = self.config.augment in ("colour", "all")
+        colour = pixels.colour_matrices(batch_size, self.seed, "train", step) if recoloured else None
+        early = (step * batch_size + np.arange(batch_size)) < self.config.foreground_epochs * count
+        return _Draw(objects, start + context, start + target, rays, early, mirror, colour)
+
+    def train_batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Batch:
+        """Return the training batch of a step; a pure function of the seed and the step.
+
+        Args:
+            step: counted from 0; batches follow one permutation of the training objects per epoch.
+            batch_size: items of the joined batch.
+            rank, world: this process takes items ``rank, rank + world, ...`` of the joined batch.
+
+        Returns:
+            Batch with context (B, 1, 3, S, S), its cameras (B, 1), rays (B, R, 3) of one target view and their truth.
+        """
+        draw = self._draw(step, batch_size).part(rank, world)
+        size = self.size
+        opaque = torch.from_numpy(self.pack.opaque[draw.objects])
+        context = self._reader.words(draw.context).reshape(-1, size, size)
+        context[draw.mirror] = context[draw.mirror][:, :, ::-1]
+        pictures = self._finish(pixels.unpack_words(context.reshape(-1, size * size)), draw.colour, opaque)
+        seen = self._choose_pixels(draw)
+        truth = self._finish(self._reader.pixels(draw.target, seen), draw.colour, opaque)
+        # The pixel at column j of a picture is at column S - 1 - j of the flipped one.
+        asked = np.where(draw.mirror[:, None], seen + (size - 1) - 2 * (seen % size), seen)
+        flip = torch.from_numpy(draw.mirror)[:, None, None]
+        cameras = []
+        for rows in (draw.context, draw.target):
+            camera = self._reader.cameras(rows, draw.objects)
+            poses = torch.where(flip, mirror_x(camera.poses), camera.poses)
+            cameras.append(Cameras(poses, camera.focal, size, size, self.near, self.far))
+        ids = tuple(self.pack.ids[i] for i in draw.objects)
+        one_view = Cameras(cameras[0].poses[:, None], cameras[0].focal[:, None], size, size, self.near, self.far)
+        return Batch(
+            context=pictures.reshape(-1, 1, 3, size, size),
+            query=pixel_rays(cameras[1], torch.from_numpy(asked)),
+            truth=truth.transpose(1, 2).contiguous(),
+            ids=ids,
+            classes=tuple(name.split("/", 1)[0] for name in ids),
+            context_cameras=one_view,
+        )
+
+    def _finish(self, gathered: np.ndarray, colour: Tensor | None, opaque: Tensor) -> Tensor:
+        rgba = pixels.planes(gathered)
+        if colour is not None:
+            rgba = pixels.recolour(rgba, colour, opaque)
+        return pixels.composite(rgba, self.config.background)
+
+    def _choose_pixels(self, draw: _Draw) -> np.ndarray:
+        area = self.size * self.size
+        chosen = np.floor(draw.rays * area).astype(np.int64)
+        half = self.config.rays_per_item // 2
+        for item in np.flatnonzero(draw.foreground):
+            inside = self._reader.foreground(int(draw.target[item]), bool(self.pack.opaque[draw.objects[item]]))
+            if len(inside):
+                chosen[item, :half] = inside[np.floor(draw.rays[item, :half] * len(inside)).astype(np.int64)]
+        return chosen
+
+    def pairs(
+        self,
+        split: str = "test",
+        classes: Sequence[str] | None = None,
+        shuffle_context: Literal["none", "class", "all"] = "none",
+        limit: int | None = None,
+        batch_size: int = 8,
+    ) -> EvalSet:
+        """Return the frozen evaluation pairs of a split.
+
+        Args:
+            split: "test", "val" or "train".
+            classes: classes to evaluate, whether trained on or not; None: those that are trained on.
+            shuffle_context: give every object another object's context, within its class or over all.
+            limit: at most so many items, spread evenly over the split.
+            batch_size: items of a batch while iterating.
+
+        Raises:
+            HyperkitError: the split has no such objects, or the file of frozen pairs was changed.
+        """
+        chosen = self._check_classes(classes) if classes else self.classes
+        names = set(self._of(split, chosen))
+        if not names:
+            raise HyperkitError(
+                f"The split {split!r} of {self.root} has no objects of the classes {', '.join(chosen)}.",
+                f"It has: {self.counts()}.",
+            )
+        frozen = self.frozen(split)
+        pairs = [pair for pair in frozen.pairs if pair.object in names]
+        if shuffle_context != "none":
+            pairs = shuffle_contexts(pairs, within_class=shuffle_context == "class")
+        if limit is not None and limit < len(pairs):
+            pairs = [pairs[int(i)] for i in np.linspace(0, len(pairs) - 1, max(limit, 0)).round()]
+        return EvalSet(self._reader, pairs, frozen.sha256, batch_size)
+
+    def frozen(self, split: str) -> PairSet:
+        """Return the frozen pairs of a split, drawn and written on first use."""
+        if split not in self._pairs:
+            names = self._of(split, self.all_classes)
+            views = {name: int(self.pack.views[self._reader.index[name]]) for name in names}
+            self._pairs[split] = frozen_pairs(self.root, split, views)
+        return self._pairs[split]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return split -> class -> number of usable objects."""
+        return {s: dict(sorted(Counter(n.split("/", 1)[0] for n in self.splits[s]).items())) for s in SPLITS}
+
+    def constants(
+        self,
+        split: str = "test",
+        classes: Sequence[str] | None = None,
+        mean: Literal["class", "all"] = "class",
+        limit: int | None = None,
+    ) -> dict[str, dict[str, float]]:
+        """Return the PSNR of constant pictures over the same target views that ``pairs`` gives.
+
+        Args:
+            split, classes, limit: as for ``pairs``.
+            mean: compare with the mean training picture of the item's class (of all classes for one that is not
+                trained on), or of all classes for every item.
+
+        Returns:
+            {"white": scores, "mean": scores} (and "black" on a black background); scores are class -> dB, and "all".
+        """
+        evalset = self.pairs(split, classes, limit=limit)
+        shape = (3, self.size, self.size)
+        white = dict.fromkeys(evalset.counts, torch.ones(shape))
+        result = {"white": constant_scores(evalset, white)}
+        if self.config.background == "black":
+            result["black"] = constant_scores(evalset, {name: torch.zeros(shape) for name in white})
+        own: dict[str, tuple[Tensor, int]] = {}
+        for name in self.classes:
+            objects = [item for item in self.train_ids if item.split("/", 1)[0] == name]
+            if objects:
+                own[name] = mean_picture(self._reader, objects, self.config.train_views)
+        views = sum(count for _, count in own.values())
+        overall = torch.stack([picture * (count / views) for picture, count in own.values()]).sum(0)
+        given = {name: own[name][0] if mean == "class" and name in own else overall for name in white}
+        result["mean"] = constant_scores(evalset, given)
+        return result
+
+    def object(self, name: str) -> Sample:
+        """Return an object with all its views, by its id "<class>/<object>".
+
+        Raises:
+            HyperkitError: there is no such object; the nearest id is named.
+        """
+        if name not in self._reader.index:
+            near = [other for other in self.pack.ids if other.split("/", 1)[1] == name]
+            raise unknown_name("object", name, near or self.pack.ids[:20], f"The data set is {self.root}.")
+        index = self._reader.index[name]
+        rows = self.pack.first[index] + np.arange(self.pack.views[index])
+        pictures = (self._reader.pictures(rows) * 255.0).round().to(torch.uint8)
+        split = next((part for part, names in self.splits.items() if name in names), "")
+        cameras = self._reader.cameras(rows, np.full(len(rows), index))
+        return Sample(name, name.split("/", 1)[0], split, pictures, cameras)
+
+    def samples(self, count: int) -> list[dict[str, Any]]:
+        """Return a few held-out inputs, small enough to travel in a checkpoint, spread over the classes.
+
+        Each holds plain values and tensors: ``id class split``, ``picture`` (3, S, S) uint8 on the background, its
+        ``pose`` (4, 4), ``focal width near far``, and a second view as ``target_picture`` and ``target_pose``.
+        """
+        split = next(part for part in ("test", "val", "train") if self._of(part, self.classes))
+        pairs, ids = self.pairs(split).pairs, dict.fromkeys(pair.object for pair in self.pairs(split).pairs)
+        by_class = [[name for name in ids if name.split("/", 1)[0] == part] for part in self.classes]
+        turns = max(map(len, by_class))
+        order = [names[turn] for turn in range(turns) for names in by_class if turn < len(names)]
+        return [self._sample(next(pair for pair in pairs if pair.object == name), split) for name in order[:count]]
+
+    def _sample(self, pair: Any, split: str) -> dict[str, Any]:
+        index = self._reader.index[pair.object]
+        rows = self.pack.first[index] + np.array([pair.context, pair.target])
+        pictures = (self._reader.pictures(rows) * 255.0).round().to(torch.uint8)
+        poses = torch.from_numpy(self.pack.poses[rows])
+        return {
+            "id": pair.object,
+            "class": pair.object.split("/", 1)[0],
+            "split": split,
+            "picture": pictures[0].clone(),
+            "pose": poses[0].clone(),
+            "focal": float(self.pack.focal[index]),
+            "width": self.size,
+            "near": self.near,
+            "far": self.far,
+            "target_picture": pictures[1].clone(),
+            "target_pose": poses[1].clone(),
+        }
+
+
+def nested_fraction(names: Sequence[str], fraction: float) -> tuple[str, ...]:
+    """Return a part of the objects of each class, in a hash's order: a smaller fraction is contained in a larger."""
+    by_class: dict[str, list[str]] = {}
+    for name in names:
+        by_class.setdefault(name.split("/", 1)[0], []).append(name)
+    kept: list[str] = []
+    for members in by_class.values():
+        order = sorted(members, key=lambda name: randomness.key("fraction", name))
+        kept += order[: max(1, math.ceil(fraction * len(order) - 1e-9))]
+    return tuple(sorted(kept))
