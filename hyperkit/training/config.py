@@ -73,39 +73,39 @@ class TrainingConfig(PartConfig):
         validate_every: steps between validations; None for ten in a run.
         save_every, save_minutes: a checkpoint after so many steps, or so many minutes, whichever comes first.
         log_every: steps between lines of metrics; None for a hundred in a run, at most 50 apart.
-        keep_checkpoints: 1 keeps ``last.pt``; n > 1 also keeps the newest n as ``step-000100.pt``. ``best.pt`` is extra.
+        keep_checkpoints: 1 keeps ``last.pt``; n > 1 the newest n as ``step-000100.pt`` too. ``best.pt`` is extra.
         compile: compile the model with torch.compile.
         tensorboard: write TensorBoard files, with pictures at each validation.
     """
 
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    batch_size: int | None = Field(None, ge=1)
-    learning_rate: float | None = Field(None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
     schedule: Literal["step", "cos", "constant"] | None = None
     schedule_by: Literal["steps", "time"] = "steps"
-    warmup: float = Field(0.1, ge=0, lt=1)
-    decay_at: float = Field(0.8, ge=0, le=1)
-    decay_factor: float = Field(0.1, gt=0, le=1)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    decay_at: float = Field(default=0.8, ge=0, le=1)
+    decay_factor: float = Field(default=0.1, gt=0, le=1)
     optimizer: Literal["adam", "adamw"] = "adam"
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    backbone_lr_multiplier: float = Field(1.0, ge=0)
-    clip_grad: float | None = Field(None, gt=0)
-    accumulate: int = Field(1, ge=1)
-    ema: float | None = Field(None, gt=0, lt=1)
+    backbone_lr_multiplier: float = Field(default=1.0, ge=0)
+    clip_grad: float | None = Field(default=None, gt=0)
+    accumulate: int = Field(default=1, ge=1)
+    ema: float | None = Field(default=None, gt=0, lt=1)
     precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(lambda v: str(v) if v == 32 else v)] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, ge=1)
-    nodes: int = Field(1, ge=1)
-    threads: int | None = Field(None, ge=1)
+    devices: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     seed: int = 0
     max_time: str | None = None
-    validate_every: int | None = Field(None, ge=1)
-    save_every: int | None = Field(None, ge=1)
-    save_minutes: float | None = Field(5.0, gt=0)
-    log_every: int | None = Field(None, ge=1)
-    keep_checkpoints: int = Field(1, ge=1)
+    validate_every: int | None = Field(default=None, ge=1)
+    save_every: int | None = Field(default=None, ge=1)
+    save_minutes: float | None = Field(default=5.0, gt=0)
+    log_every: int | None = Field(default=None, ge=1)
+    keep_checkpoints: int = Field(default=1, ge=1)
     compile: bool = False
     tensorboard: bool = True
 

@@ -17,7 +17,7 @@ _PACKAGES = ("hyperkit", "torch", "timm", "open_clip_torch", "peft", "lightning-
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return versions, machine, device, threads, git revision of the working folder and the command, as plain values."""
+    """Return versions, machine, device, threads, git revision of the working folder, and the command."""
     return {
         "command": command_line(),
         "working_folder": os.getcwd(),

@@ -223,8 +223,12 @@ class RunDirectory:
 
 
 def process_rank() -> int:
-    """Return this process's number in a training over several, from the environment; 0 where it is the only one."""
-    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
+    """Return 0 in the first or only process of a training, by the environment, and another number in others."""
+    if rank := os.environ.get("RANK"):  # torchrun
+        return int(rank)
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        return int(os.environ.get("SLURM_PROCID", 0))
+    return int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0))
 
 
 def run_folder(path: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,7 @@ from hyperkit.training.config import TrainingConfig
 
 
 def step_decay(progress: float, at: float = 0.8, factor: float = 0.1) -> float:
-    """Return 1 before the fraction ``at`` of the run and ``factor`` from there on (Table 6: divide by 10 after 80 %)."""
+    """Return 1 before the fraction ``at`` of the run, ``factor`` from there on (Table 6: divide by 10 after 80 %)."""
     return factor if progress >= at else 1.0
 
 

@@ -1,0 +1,52 @@
+"""Validation during training, shared among the processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from hyperkit.tasks.base import Task
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def validate(task: Task, model: nn.Module, fabric: Fabric, stopped: Callable[[], bool]) -> dict[str, float] | None:
+    """Return the mean over all items of each metric that the task gives, and their number as "n".
+
+    Process r takes the batches r, r + world, ... Items whose value is not finite make the mean not finite.
+
+    Returns:
+        The means, the same in all processes; None when ``stopped`` became true on the way.
+    """
+    sums: dict[str, float] = {}
+    items, cut_off = 0, False
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), fabric.autocast():
+        for index, batch in enumerate(task.validation()):
+            if index % fabric.world_size != fabric.global_rank:
+                continue
+            if stopped():
+                cut_off = True
+                break
+            scores = task.evaluate(model, batch.to(fabric.device))
+            for name in scores:
+                sums[name] = sums.get(name, 0.0) + math.fsum(scores.values[name])
+            items += len(scores.ids)
+    model.train(was_training)
+    if fabric.world_size > 1:
+        names = fabric.broadcast(sorted(sums))  # the first process has a batch if any has
+        numbers = [float(cut_off), float(items), *(sums.get(name, 0.0) for name in names)]
+        total = fabric.all_reduce(torch.tensor(numbers, dtype=torch.float64, device=fabric.device), reduce_op="sum")
+        flag, count, *values = total.tolist()
+        cut_off, items, sums = flag > 0, int(count), dict(zip(names, values, strict=True))
+    if cut_off:
+        return None
+    if not items:
+        return {"n": 0}
+    return {**{name: total / items for name, total in sums.items()}, "n": items}
