@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,11 @@ def open_clip_entry(name: str) -> Entry:
     """
     model, _, tag = name.partition("/")
     if model not in open_clip.list_models():
-        raise unknown_name("open_clip model", model, open_clip.list_models())
+        near = get_close_matches(model, open_clip.list_models(), n=5, cutoff=0.4)
+        raise HyperkitError(
+            f"open_clip {open_clip.__version__} has no model {model!r}.",
+            (f"Nearest: {', '.join(near)}. " if near else "") + SUPPORTED,
+        )
     if tag and not get_pretrained_cfg(model, tag):
         raise unknown_name(f"tag of open_clip's {model}", tag, list_pretrained_tags_by_model(model))
     known = next((license for start, license in _LICENSES.items() if tag.startswith(start)), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,6 @@ def timm_remote(name: str) -> Remote:
 
 def unknown_timm(architecture: str) -> HyperkitError:
     """Build the error for a model that timm does not have; only vision transformers are suggested."""
-    from difflib import get_close_matches
-
     near = get_close_matches(architecture, timm.list_models(["vit_*", "deit*"]), n=5, cutoff=0.4)
     return HyperkitError(
         f"timm {timm.__version__} has no model {architecture!r}.",
