@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CSV_COLUMNS = ("split", "class", "metric", "value", "n", "standard_error")
 _NOT_METRICS = frozenset({"n", "classes", "standard_error"})
-_GROUP_NAMES = {ALL: "all items", CLASS_MEAN: "mean of classes"}
+_GROUP_NAMES = {ALL: "all", CLASS_MEAN: "class mean"}
 _MISSING = "n/a"
 
 
@@ -130,9 +130,7 @@ def _constants(results: Mapping[str, Any], split: str) -> dict[str, dict[str, fl
     return {g: {name: v[g] for name, v in table.items() if v.get(g) is not None} for g in groups}
 
 
-def _cells(
-    results: Mapping[str, Any], split: str, errors: bool = True
-) -> tuple[list[str], list[list[str]], list[str]]:
+def _cells(results: Mapping[str, Any], split: str, errors: bool = True) -> tuple[list[str], list[list[str]], list[str]]:
     """Return headings, rows and footnotes of one split's table; ``errors`` adds standard errors."""
     groups = results[split]
     names = list(dict.fromkeys(name for group in groups.values() for name in _metrics_of(group)))
@@ -242,9 +240,14 @@ def render_rich_table(results: Mapping[str, Any], split: str | None = None) -> T
     split = split or splits[0]
     headings, rows, notes = _cells(clean, split, errors=False)
     caption = Text("\n".join(notes), justify="left", style="dim")
-    table = Table(title=f"{split} results", caption=caption, box=box.SIMPLE_HEAD, title_justify="left")
-    for index, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold")
+    table = Table(
+        title=f"{split} results", caption=caption, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0)
+    )
+    table.add_column(headings[0], overflow="fold")
+    for index, heading in enumerate(headings[1:], start=1):
+        # headings may wrap between words, values never
+        widest = max(map(len, [*heading.split(" "), *(row[index] for row in rows)]))
+        table.add_column(Text(heading), justify="right", min_width=widest)
     for row, label in zip(rows, clean[split], strict=True):
         table.add_row(*row, style="bold" if label == ALL else None)
     return table

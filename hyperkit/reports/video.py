@@ -1,0 +1,110 @@
+"""Pictures and moving pictures as files: PNG, GIF, MP4. Each is written at once or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from hyperkit.errors import RunFailed
+from hyperkit.files import atomic_path
+from hyperkit.reports.pictures import Picture
+
+log = logging.getLogger("hyperkit")
+
+
+def write_png(path: str | os.PathLike[str], picture: Picture) -> None:
+    """Write one picture (H, W, 3) uint8 without loss.
+
+    Raises:
+        RunFailed: the disk is full or the place cannot be written.
+    """
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(picture)).save(temporary, format="PNG", optimize=True)
+
+
+def write_gif(path: str | os.PathLike[str], frames: Sequence[Picture], fps: float = 20.0) -> None:
+    """Write an endless loop as a GIF, with one palette of 256 colours that all frames share.
+
+    Args:
+        path: the file.
+        frames: (H, W, 3) uint8, all of one size, at least one.
+        fps: frames per second; a GIF counts in hundredths of a second, so 20, 25 and 50 are kept exactly.
+
+    Raises:
+        ValueError: no frames, or frames of different sizes.
+        RunFailed: the disk is full or the place cannot be written.
+    """
+    from PIL import Image
+
+    _check(frames)
+    palette = Image.fromarray(_palette_source(frames)).quantize(256, method=Image.Quantize.MEDIANCUT)
+    # No dithering: its noise changes from frame to frame, which flickers and triples the size.
+    pictures = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
+    duration = max(round(100 / fps), 2) * 10  # browsers slow anything below 20 ms down
+    with atomic_path(path) as temporary:
+        pictures[0].save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=duration,
+            loop=0,
+            optimize=False,
+            disposal=1,
+        )
+
+
+def _palette_source(frames: Sequence[Picture], pixels: int = 200_000) -> Picture:
+    """Return a tall picture of evenly chosen frames, small enough to quantize fast."""
+    count = max(1, min(len(frames), pixels // max(frames[0].shape[0] * frames[0].shape[1], 1)))
+    chosen = [frames[round(i * len(frames) / count)] for i in range(count)]
+    return np.ascontiguousarray(np.concatenate(chosen))
+
+
+def write_mp4(path: str | os.PathLike[str], frames: Sequence[Picture], fps: float = 20.0) -> bool:
+    """Write an H.264 video (yuv420p, which every player reads); odd sizes are padded by repeating the edge.
+
+    A machine whose PyAV has no working encoder gets a notice in the log and no file: a missing video must not end a
+    run that has its results.
+
+    Args:
+        path: the file.
+        frames: (H, W, 3) uint8, all of one size, at least one.
+        fps: frames per second.
+
+    Returns:
+        Whether the file was written.
+
+    Raises:
+        ValueError: no frames, or frames of different sizes.
+        RunFailed: the disk is full or the place cannot be written.
+    """
+    _check(frames)
+    height, width = frames[0].shape[:2]
+    pad = ((0, height % 2), (0, width % 2), (0, 0))
+    try:
+        import imageio.v3 as iio
+
+        with atomic_path(path) as temporary, iio.imopen(temporary, "w", plugin="pyav") as video:
+            video.init_video_stream("libx264", fps=fps, pixel_format="yuv420p")
+            for frame in frames:
+                video.write_frame(np.pad(frame, pad, mode="edge"))
+    except RunFailed:
+        raise
+    except Exception as error:  # encoders fail in many ways: missing codec, broken build, refused size
+        log.warning("No video: %s could not be encoded (%s: %s).", path, type(error).__name__, error)
+        return False
+    return True
+
+
+def _check(frames: Sequence[Picture]) -> None:
+    if not frames:
+        raise ValueError("a video needs at least one frame")
+    sizes = {frame.shape for frame in frames}
+    if len(sizes) > 1 or len(frames[0].shape) != 3:
+        raise ValueError(f"all frames must be (H, W, 3) pictures of one size, got {sorted(sizes)}")
