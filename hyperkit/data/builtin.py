@@ -18,17 +18,21 @@ log = logging.getLogger("hyperkit")
 
 @dataclass(frozen=True)
 class BuiltinSet:
-    """How a built-in set is made: objects of each class in (train, val, test), pixels and views."""
+    """How a built-in set is made: objects of each class in (train, val, test), pixels and views.
+
+    ``packed`` is the resolution that the built-in recipes read it at.
+    """
 
     folder: str
     counts: tuple[int, int, int]
     size: int
     views: int
+    packed: int
 
 
 BUILTIN = {
-    "quickstart": BuiltinSet("nvs-procedural-v1", (100, 8, 20), 128, 50),
-    "debug": BuiltinSet("nvs-procedural-v1-debug", (4, 1, 2), 32, 8),
+    "quickstart": BuiltinSet("nvs-procedural-v1", (100, 8, 20), 128, 50, 64),
+    "debug": BuiltinSet("nvs-procedural-v1-debug", (4, 1, 2), 32, 8, 32),
 }
 
 
