@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from hyperkit.config import PartConfig
 from hyperkit.contracts import Batch, Metric, Rendered, Scores, TargetParams
 from hyperkit.data.nvs import NVSData, NVSDataConfig
 from hyperkit.hypernets import ALGORITHMS, TransINRConfig
-from hyperkit.metrics.image import psnr, ssim
+from hyperkit.metrics.image import as_pictures, psnr, ssim, ssim_obstacle
 from hyperkit.models.inr_hypernet import INRHypernet
 from hyperkit.models.predictor import autocast, optimise_on_views
 from hyperkit.objectives import foggy, mse
@@ -81,7 +82,6 @@ class NVSTask(Task):
     def build_model(self, load_weights: bool = True) -> INRHypernet:
         """Build backbone, hypernetwork, field and renderer."""
         algorithm = ALGORITHMS.load(self.config.algorithm)
-        torch.manual_seed(self.seed)
         backbone = build_backbone(self.config.backbone, load_weights=load_weights)
         target = RadianceField(self.config.target)
         hypernet = algorithm(self.config.hypernet, target.spec, backbone.width)
@@ -127,9 +127,9 @@ class NVSTask(Task):
         assert isinstance(model, INRHypernet)
         assert batch.query_size is not None
         rendered, _ = self.predict(model, batch, precision=current_precision(model.device))
-        prediction, truth = as_pictures(rendered.rgb, batch), as_pictures(batch.truth, batch).to(model.device)
+        prediction, truth = _pictures(rendered.rgb, batch), _pictures(batch.truth, batch).to(model.device)
         values = {"psnr": psnr(prediction, truth).tolist()}
-        if min(batch.query_size) >= 11:
+        if ssim_obstacle(*batch.query_size) is None:
             values["ssim"] = ssim(prediction, truth).tolist()
         metrics = {"psnr": Metric("psnr", "dB"), "ssim": Metric("ssim")}
         return Scores(values, batch.ids, batch.classes, metrics)
@@ -140,7 +140,7 @@ class NVSTask(Task):
 
         assert isinstance(model, INRHypernet)
         rendered, _ = self.predict(model, batch, precision=current_precision(model.device))
-        prediction, truth = as_pictures(rendered.rgb, batch), as_pictures(batch.truth, batch)
+        prediction, truth = _pictures(rendered.rgb, batch), _pictures(batch.truth, batch)
         rows = [
             [to_uint8(p) for p in (batch.context[i, 0], truth[i], prediction[i])] for i in range(min(6, len(batch.ids)))
         ]
@@ -148,21 +148,45 @@ class NVSTask(Task):
         return {"validation": sheet}
 
     def samples(self) -> dict[str, Any]:
-        """Return inputs of a few held-out objects, one of each class first."""
-        return self._data.samples(6)
+        """Return inputs of a few held-out objects, and the framing of the data, so that a checkpoint works alone."""
+        found = self._data.samples(6)
+        first = found[0]
+        framing = {
+            "camera_angle_x": 2 * math.atan(0.5 * first["width"] / first["focal"]),
+            "radius": float(first["pose"][:3, 3].norm()),
+            "size": first["width"],
+            "near": first["near"],
+            "far": first["far"],
+        }
+        return {
+            "ids": [sample["id"] for sample in found],
+            "classes": [sample["class"] for sample in found],
+            "pictures": torch.stack([sample["picture"] for sample in found]),
+            "poses": torch.stack([sample["pose"] for sample in found]),
+            "framing": framing,
+            "fill": typical_fill(self._data.pairs("train", limit=64).batches(64), self.config.data.background),
+        }
 
 
-def as_pictures(values: Tensor, batch: Batch) -> Tensor:
-    """Reshape row-major pixel values (B, H * W, 3) to pictures (B, 3, H, W)."""
+def typical_fill(batches: Iterable[Batch], background: str) -> float:
+    """Return the median share of the picture's side that the objects' longer extent takes, in [0.1, 1]."""
+    empty = 1.0 if background == "white" else 0.0
+    shares = []
+    for batch in batches:
+        for picture in batch.context[:, 0]:
+            inside = (picture - empty).abs().amax(0) > 0.02
+            rows, columns = inside.any(1).nonzero(), inside.any(0).nonzero()
+            if len(rows):
+                longer = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+                shares.append(float(longer) / picture.shape[-1])
+    return min(1.0, max(0.1, statistics.median(shares))) if shares else 0.8
+
+
+def _pictures(values: Tensor, batch: Batch) -> Tensor:
     assert batch.query_size is not None
-    return values.unflatten(1, batch.query_size).permute(0, 3, 1, 2)
+    return as_pictures(values, batch.query_size)
 
 
 def current_precision(device: torch.device) -> torch.dtype:
     """Return the precision that surrounds the call: the training loop's autocast, or float32."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-
-
-def field_of_view(focal: float, width: int) -> float:
-    """Return the horizontal field of view in radians of a focal length in pixels."""
-    return 2 * math.atan(0.5 * width / focal)

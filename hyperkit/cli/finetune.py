@@ -1,0 +1,52 @@
+"""``hyperkit finetune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hyperkit.cli import options as o
+
+
+def finetune(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint to start from.")],
+    data: o.DataOption = None,
+    classes: o.ClassesOption = None,
+    out: o.OutOption = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.")] = None,
+    strategy: o.StrategyOption = None,
+    device: o.DeviceOption = None,
+    devices: o.DevicesOption = None,
+    precision: o.PrecisionOption = None,
+    seed: o.SeedOption = None,
+    steps: o.StepsOption = None,
+    max_time: o.MaxTimeOption = None,
+    assignments: o.SetOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Go on from a checkpoint on other data, other classes or with another strategy.
+
+    The checkpoint's own configuration holds for everything that is not set here.
+
+    Example: hyperkit finetune runs/a/checkpoints/best.pt --data my-scenes --strategy lora --steps 500
+    """
+    from hyperkit.training.progress import make_progress
+    from hyperkit.workflows.finetune import finetune as work
+
+    changes = o.overrides(
+        assignments,
+        classes,
+        data=data,
+        strategy=strategy,
+        device=device,
+        devices=devices,
+        precision=precision,
+        seed=seed,
+        steps=steps,
+        max_time=max_time,
+    )
+    result = work(checkpoint, overrides=changes, out=out, resume=resume, progress=make_progress())
+    result.show()
+    o.emit(result.run, result.to_json(), as_json)

@@ -1,0 +1,108 @@
+"""Options that several commands share, and how they become overrides of a recipe."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+TRAINING = "Training"
+MODEL = "Model"
+OUTPUT = "Output"
+
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", help="Name of a recipe (quickstart, debug, paper/...) or FILE.yaml.")
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", metavar="DIR", help="Data in the LearnIt ShapeNet layout; the built-in set by default."),
+]
+ClassesOption = Annotated[str | None, typer.Option("--classes", metavar="A,B", help="Only these classes.")]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the results.")]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", metavar="NAME", help="mae, supervised, deit, dino, dinov2, clip, random, vit_tiny, timm:NAME, ..."
+    ),
+]
+WeightsOption = Annotated[
+    str | None, typer.Option("--weights", metavar="FILE", help="Pretrained weights of the backbone from a file.")
+]
+StrategyOption = Annotated[
+    str | None, typer.Option("--strategy", metavar="NAME", help="auto, random, finetune, frozen or lora.")
+]
+AlgorithmOption = Annotated[str | None, typer.Option("--algorithm", metavar="NAME", help="trans-inr.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
+DevicesOption = Annotated[int | None, typer.Option("--devices", metavar="N", help="Processes (GPUs) on this machine.")]
+PrecisionOption = Annotated[str | None, typer.Option("--precision", metavar="NAME", help="auto, 32 or bf16.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of everything that is drawn.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", metavar="N", help="Optimizer steps.")]
+MaxTimeOption = Annotated[
+    str | None, typer.Option("--max-time", metavar="TIME", help="Stop cleanly after this time: 90s, 10m, 1h30m.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Set anything else; may be given several times."),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout instead of the result's path.")
+]
+
+PLACES = {
+    "data": "data.root",
+    "backbone": "backbone.name",
+    "weights": "backbone.weights",
+    "strategy": "backbone.strategy",
+    "algorithm": "algorithm",
+    "device": "training.device",
+    "devices": "training.devices",
+    "precision": "training.precision",
+    "seed": "training.seed",
+    "steps": "training.steps",
+    "max_time": "training.max_time",
+}
+"""Everyday flag -> the field of the configuration that it sets."""
+
+
+def overrides(assignments: list[str] | None, classes: str | None = None, **flags: Any) -> dict[str, Any]:
+    """Collect ``--set`` and the everyday flags that were given as one nested mapping; flags win."""
+    from hyperkit.config import merge, parse_sets
+
+    result = parse_sets(assignments or [])
+    for flag, value in flags.items():
+        if value is None:
+            continue
+        nested: Any = value
+        for part in reversed(PLACES[flag].split(".")):
+            nested = {part: nested}
+        result = merge(result, nested)
+    if flags.get("steps") is not None:
+        result = merge(result, {"training": {"epochs": None}})
+    if classes is not None:
+        result = merge(result, {"data": {"classes": split_names(classes)}})
+    return result
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """Split "a, b" into its names; None stays None."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def emit(path: Path | str | None, content: Mapping[str, Any], as_json: bool) -> None:
+    """Write the result to stdout: its path, or with ``--json`` one object."""
+    if as_json:
+        sys.stdout.write(json.dumps(content, default=str) + "\n")
+    elif path is not None:
+        sys.stdout.write(f"{path}\n")
+    sys.stdout.flush()
+
+
+def say(renderable: Any) -> None:
+    """Print for people, on stderr."""
+    from rich.console import Console
+
+    Console(stderr=True).print(renderable)

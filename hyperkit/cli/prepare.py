@@ -1,0 +1,146 @@
+"""``hyperkit prepare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hyperkit.cli import options as o
+
+
+def prepare(
+    what: Annotated[str | None, typer.Argument(help="nvs, backbone or metrics.")] = None,
+    name: Annotated[str | None, typer.Argument(help="With backbone: its name, as in clip.")] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Show what is in the cache, and its size.")] = False,
+    out: o.OutOption = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Check and pack a data set that is there.")
+    ] = None,
+    meshes: Annotated[
+        Path | None, typer.Option("--meshes", metavar="DIR", help="Render a folder of meshes; sub-folders are classes.")
+    ] = None,
+    learnit: Annotated[
+        Path | None, typer.Option("--learnit", metavar="DIR|ZIP", help="Check and unpack a LearnIt ShapeNet archive.")
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option("--groups", metavar="FILE", help="Lines 'object, group': groups stay together in the splits."),
+    ] = None,
+    objects: Annotated[
+        str | None,
+        typer.Option("--objects", metavar="A,B,C", help="Procedural objects of each class in train, val and test."),
+    ] = None,
+    classes: o.ClassesOption = None,
+    size: Annotated[int, typer.Option("--size", metavar="PIXELS", min=8, max=1024, help="Size to render at.")] = 128,
+    views: Annotated[int, typer.Option("--views", metavar="N", min=2, help="Views of each object.")] = 50,
+    resolution: Annotated[
+        int | None, typer.Option("--resolution", metavar="PIXELS", min=8, help="Size to pack at; as stored by default.")
+    ] = None,
+    test_fraction: Annotated[float, typer.Option("--test-fraction", help="Share of the meshes held out.")] = 0.2,
+    val_fraction: Annotated[float, typer.Option("--val-fraction", help="Share of the meshes for validation.")] = 0.1,
+    up: Annotated[str, typer.Option("--up", help="The meshes' up axis: y or z.")] = "y",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of objects, cameras and splits.")] = 0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken objects out, and list them.")] = False,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Make, convert, check or download what the other commands need.
+
+    \b
+    hyperkit prepare nvs                              the built-in data set, in the cache
+    hyperkit prepare nvs --meshes DIR --out DIR       a data set from your own meshes
+    hyperkit prepare nvs --learnit ZIP --out DIR      the LearnIt ShapeNet archive
+    hyperkit prepare nvs --data DIR                   check and pack what is there
+    hyperkit prepare backbone clip                    download and verify pretrained weights
+    hyperkit prepare metrics                          download and verify the metrics' weights
+    hyperkit prepare --list                           what is in the cache
+    """
+    from hyperkit.errors import HyperkitError, unknown_name
+
+    if show_list:
+        _list(as_json)
+    elif what == "nvs":
+        if name is not None:
+            raise HyperkitError(
+                f"prepare nvs takes no name, found {name!r}.", "Give a folder with --data, --meshes or --learnit."
+            )
+        _nvs(
+            as_json,
+            out=out,
+            data=data,
+            meshes=meshes,
+            learnit=learnit,
+            groups=groups,
+            objects=_counts(objects),
+            classes=o.split_names(classes),
+            size=size,
+            views=views,
+            resolution=resolution,
+            test_fraction=test_fraction,
+            val_fraction=val_fraction,
+            up=up,
+            seed=seed,
+            skip_bad=skip_bad,
+        )
+    elif what == "backbone":
+        _backbone(name, as_json)
+    elif what == "metrics":
+        from hyperkit.metrics.prepare import prepare_metrics
+
+        found = prepare_metrics()
+        o.emit(", ".join(str(entry["path"]) for entry in found.values()), found, as_json)
+    elif what is None:
+        raise HyperkitError(
+            "prepare what?", "Allowed: nvs, backbone NAME, metrics, or --list. See hyperkit prepare --help."
+        )
+    else:
+        raise unknown_name("thing to prepare", what, ("nvs", "backbone", "metrics"))
+
+
+def _counts(text: str | None) -> tuple[int, int, int] | None:
+    from hyperkit.errors import HyperkitError
+
+    if text is None:
+        return None
+    parts = o.split_names(text) or []
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        raise HyperkitError(f"--objects takes three numbers, found {text!r}.", "Example: --objects 100,8,20")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _list(as_json: bool) -> None:
+    from hyperkit.files import cache_dir
+    from hyperkit.workflows.prepare import list_cache
+
+    entries = list_cache()
+    o.say(f"The cache is {cache_dir()}." + ("" if entries else " It is empty."))
+    for entry_name, path, size in entries:
+        o.say(f"{size / 1e6:10.1f} MB  {entry_name}  {path}")
+    content = {n: {"path": str(p), "bytes": s} for n, p, s in entries}
+    o.emit(cache_dir(), {"cache": str(cache_dir()), "entries": content}, as_json)
+
+
+def _nvs(as_json: bool, **arguments: object) -> None:
+    from hyperkit.cli.bars import progress_bar
+    from hyperkit.workflows.prepare import prepare_nvs
+
+    with progress_bar("prepare") as progress:
+        report = prepare_nvs(progress=progress, **arguments)  # type: ignore[arg-type]
+    for line in report.lines():
+        o.say(line)
+    o.emit(report.root, report.to_json(), as_json)
+
+
+def _backbone(name: str | None, as_json: bool) -> None:
+    from hyperkit.backbones import NAMED, list_prepared, prepare_backbone
+    from hyperkit.errors import HyperkitError
+
+    if name is None:
+        raise HyperkitError(
+            "prepare backbone: which one?", f"Named ones: {', '.join(NAMED)}; or timm:NAME, open_clip:NAME/TAG."
+        )
+    found = prepare_backbone(name)
+    for key, value in found.items():
+        o.say(f"{key}: {value}")
+    o.emit(str(found.get("weights", name)), {**found, "prepared": list_prepared()}, as_json)

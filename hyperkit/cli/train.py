@@ -1,0 +1,59 @@
+"""``hyperkit train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hyperkit.cli import options as o
+
+
+def train(
+    task: Annotated[str, typer.Argument(help="What to train: nvs (novel view synthesis from one picture).")],
+    recipe: o.RecipeOption = "quickstart",
+    data: o.DataOption = None,
+    classes: o.ClassesOption = None,
+    out: o.OutOption = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.")] = None,
+    backbone: o.BackboneOption = None,
+    weights: o.WeightsOption = None,
+    strategy: o.StrategyOption = None,
+    algorithm: o.AlgorithmOption = None,
+    device: o.DeviceOption = None,
+    devices: o.DevicesOption = None,
+    precision: o.PrecisionOption = None,
+    seed: o.SeedOption = None,
+    steps: o.StepsOption = None,
+    max_time: o.MaxTimeOption = None,
+    assignments: o.SetOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Train a hypernetwork and report it on held-out objects.
+
+    With no options: the quickstart, on built-in data, without network or GPU.
+
+    Example: hyperkit train nvs --backbone clip --data shapenet --out runs/clip
+    """
+    from hyperkit.training.progress import make_progress
+    from hyperkit.workflows.train import train as work
+
+    changes = o.overrides(
+        assignments,
+        classes,
+        data=data,
+        backbone=backbone,
+        weights=weights,
+        strategy=strategy,
+        algorithm=algorithm,
+        device=device,
+        devices=devices,
+        precision=precision,
+        seed=seed,
+        steps=steps,
+        max_time=max_time,
+    )
+    result = work(task, recipe=recipe, overrides=changes, out=out, resume=resume, progress=make_progress())
+    result.show()
+    o.emit(result.run, result.to_json(), as_json)

@@ -1,0 +1,47 @@
+"""Going on from a checkpoint on other data, other classes or with another strategy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from hyperkit.config import merge
+from hyperkit.training.checkpoints import load_checkpoint, restore_slim
+from hyperkit.training.progress import ProgressSink
+from hyperkit.workflows.configure import from_stored
+from hyperkit.workflows.evaluate import RunResult
+from hyperkit.workflows.load import find_checkpoint
+from hyperkit.workflows.train import run_training, train
+
+
+def finetune(
+    checkpoint: str | os.PathLike[str],
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    progress: ProgressSink | None = None,
+) -> RunResult:
+    """Train on from a checkpoint, with the same loop as ``train``.
+
+    The checkpoint's configuration holds but for the overrides; its (averaged) weights are the start, its optimizer
+    state is not used. The foreground-sampling start is for untrained fields and is left out unless set.
+
+    Args:
+        checkpoint: a file, or the folder of a run (its best checkpoint).
+        overrides: nested values laid over the checkpoint's configuration.
+        out: folder of the new run.
+        resume: an interrupted finetuning run to go on with.
+        progress: is told of every step.
+    """
+    if resume is not None:
+        return train(resume=resume, overrides=overrides, out=out, progress=progress)
+    file = find_checkpoint(checkpoint)
+    stored = load_checkpoint(file)
+    changes = merge({"data": {"foreground_epochs": 0.0}}, overrides or {})
+    task_cls, config = from_stored(stored.config, changes, "finetune")
+    if stored.slim is not None:
+        task = task_cls(config, config.training.seed)
+        stored = restore_slim(stored, task.build_model().state_dict())
+    return run_training(task_cls, config, out, False, progress, initial=stored.weights())

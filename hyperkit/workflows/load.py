@@ -1,0 +1,88 @@
+"""From a checkpoint file to a model that can be used."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperkit.errors import HyperkitError
+from hyperkit.models import INRHypernet, Predictor
+from hyperkit.models.field import Framing
+from hyperkit.tasks import Task
+from hyperkit.training.checkpoints import Checkpoint, load_checkpoint, restore_slim
+from hyperkit.training.devices import resolve_device, resolve_precision
+from hyperkit.workflows.configure import from_stored
+
+PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint brought to life.
+
+    Attributes:
+        path: the file.
+        task: with the checkpoint's configuration and the overrides.
+        config: the resolved configuration.
+        predictor: the model with its averaged weights where there are some, in eval mode.
+        checkpoint: the file's content.
+    """
+
+    path: Path
+    task: Task
+    config: Any
+    predictor: Predictor
+    checkpoint: Checkpoint
+
+
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """Return the checkpoint file at ``path``; for the folder of a run, its best one, or its last where there is none."""
+    path = Path(path)
+    if path.is_dir():
+        for name in ("best.pt", "last.pt"):
+            for folder in (path / "checkpoints", path):
+                if (folder / name).is_file():
+                    return folder / name
+    return path
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], overrides: dict[str, Any] | None = None, verb: str = "render"
+) -> Loaded:
+    """Read a checkpoint and build its model.
+
+    Raises:
+        HyperkitError: the file is missing, damaged or foreign, or the task does not support ``verb``.
+    """
+    file = find_checkpoint(path)
+    checkpoint = load_checkpoint(file)
+    task_cls, config = from_stored(checkpoint.config, overrides, verb)
+    task = task_cls(config, config.training.seed)
+    model = task.build_model(load_weights=checkpoint.slim is not None)
+    if not isinstance(model, INRHypernet):
+        raise HyperkitError(f"A {task.name} model cannot be used here.", "Expected a hypernetwork for radiance fields.")
+    if checkpoint.slim is not None:
+        checkpoint = restore_slim(checkpoint, model.state_dict())
+    model.load_state_dict(checkpoint.weights())
+    device = resolve_device(config.training.device)
+    precision = resolve_precision(config.training.precision, device)
+    model.to(device).eval().requires_grad_(False)
+    samples = checkpoint.samples
+    framing = Framing(**samples["framing"]) if "framing" in samples else Framing()
+    predictor = Predictor(model, framing, float(samples.get("fill", 0.8)), PRECISIONS[precision], samples)
+    return Loaded(file, task, config, predictor, checkpoint)
+
+
+def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "auto") -> Predictor:
+    """Load a checkpoint for use: ``field = hyperkit.load("ckpt.pt")("chair.png")``.
+
+    Args:
+        path: a checkpoint, or the folder of a run (its best checkpoint).
+        device: "auto", "cpu" or "cuda".
+        precision: "auto", "32" or "bf16".
+    """
+    return open_checkpoint(path, {"training": {"device": device, "precision": precision}}).predictor
