@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hyperkit.backbones.base import Backbone
-    from hyperkit.backbones.build import build_backbone
+    from hyperkit.backbones.build import build_backbone, require_weights
     from hyperkit.backbones.catalog import NAMED, paper_defaults, resolve_strategy
     from hyperkit.backbones.config import BackboneConfig, BackboneInfo, PaperDefaults
     from hyperkit.backbones.prepare import list_prepared, prepare_backbone
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Backbone": "base",
     "build_backbone": "build",
+    "require_weights": "build",
     "NAMED": "catalog",
     "paper_defaults": "catalog",
     "resolve_strategy": "catalog",
@@ -38,6 +39,7 @@ __all__ = [
     "list_prepared",
     "paper_defaults",
     "prepare_backbone",
+    "require_weights",
     "resolve_strategy",
 ]
 

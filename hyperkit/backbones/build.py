@@ -33,9 +33,8 @@ def build_backbone(config: BackboneConfig, *, load_weights: bool = True) -> Back
     entry = find_entry(config.name)
     strategy = resolve_strategy(config, entry, from_checkpoint=not load_weights)
     pretrained = strategy != "random"
-    file = None
-    if pretrained and load_weights and entry.library != "outside":
-        file = _library_file(config, entry)  # before anything large is built, so that it fails at once
+    # looked for before anything large is built, so that it fails at once
+    file = _file(config, entry) if pretrained and load_weights else None
     backbone = _construct(config, entry)
     backbone.info = replace(
         backbone.info,
@@ -45,7 +44,7 @@ def build_backbone(config: BackboneConfig, *, load_weights: bool = True) -> Back
         paper=paper_defaults(config, strategy),
     )
     if pretrained and load_weights:
-        file = file or Path(config.weights or backbone.weights_file())
+        file = file or Path(backbone.weights_file())
         backbone.load_file(file)
         backbone.info = replace(backbone.info, weights_sha256=sha256_of(file))
         _show_licence(backbone, file)
@@ -53,7 +52,20 @@ def build_backbone(config: BackboneConfig, *, load_weights: bool = True) -> Back
     return backbone
 
 
-def _library_file(config: BackboneConfig, entry: Entry) -> Path:
+def require_weights(config: BackboneConfig) -> Path | None:
+    """Find (or fetch) the weights that a backbone will need, without building it; commands call it first.
+
+    Returns:
+        Their file; None where none is needed, or where a backbone from outside finds its own.
+
+    Raises:
+        HyperkitError: as ``build_backbone`` does, within seconds.
+    """
+    entry = find_entry(config.name)
+    return None if resolve_strategy(config, entry) == "random" else _file(config, entry)
+
+
+def _file(config: BackboneConfig, entry: Entry) -> Path | None:
     if config.weights is not None:
         if not Path(config.weights).is_file():
             raise HyperkitError(
@@ -61,6 +73,8 @@ def _library_file(config: BackboneConfig, entry: Entry) -> Path:
                 f"Leave --weights out to use those of {config.name!r}." if entry.pretrained else None,
             )
         return Path(config.weights)
+    if entry.library == "outside":
+        return None
     from hyperkit.backbones.hub import find_weights
 
     return find_weights(entry)
