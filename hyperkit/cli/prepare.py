@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,8 +38,12 @@ def prepare(
     resolution: Annotated[
         int | None, typer.Option("--resolution", metavar="PIXELS", min=8, help="Size to pack at; as stored by default.")
     ] = None,
-    test_fraction: Annotated[float, typer.Option("--test-fraction", help="Share of the meshes held out.")] = 0.2,
-    val_fraction: Annotated[float, typer.Option("--val-fraction", help="Share of the meshes for validation.")] = 0.1,
+    test_fraction: Annotated[
+        float, typer.Option("--test-fraction", min=0.0, max=0.9, help="Share of the meshes held out.")
+    ] = 0.15,
+    val_fraction: Annotated[
+        float, typer.Option("--val-fraction", min=0.0, max=0.5, help="Share of the meshes for validation.")
+    ] = 0.05,
     up: Annotated[str, typer.Option("--up", help="The meshes' up axis: y or z.")] = "y",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of objects, cameras and splits.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken objects out, and list them.")] = False,
@@ -127,9 +131,28 @@ def _nvs(as_json: bool, **arguments: object) -> None:
 
     with progress_bar("prepare") as progress:
         report = prepare_nvs(progress=progress, **arguments)  # type: ignore[arg-type]
-    for line in report.lines():
+    for line in _lines(report.as_dict()):
         o.say(line)
-    o.emit(report.root, report.to_json(), as_json)
+    o.emit(report.root, report.as_dict(), as_json)
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    """Return the report in sentences."""
+    counts = [
+        f"  {split}: " + ", ".join(f"{n} {class_name}" for class_name, n in classes.items())
+        for split, classes in report["counts"].items()
+        if classes
+    ]
+    lines = [f"{report['root']}: {report['views']} views at {report['size']} pixels", *counts, *report["notes"]]
+    if report["without_transforms"]:
+        lines.append(f"{len(report['without_transforms'])} objects have no transforms.json and are left out.")
+    if report["left_out"]:
+        lines.append(f"{len(report['left_out'])} left out:")
+        lines += [f"  {entry['path']}: {entry['reason']}" for entry in report["left_out"][:20]]
+    if report["sha256"]:
+        lines.append(f"SHA-256 of the archive: {report['sha256']}")
+    lines += [f"{split} pairs: {pair['items']}, SHA-256 {pair['sha256']}" for split, pair in report["pairs"].items()]
+    return lines
 
 
 def _backbone(name: str | None, as_json: bool) -> None:

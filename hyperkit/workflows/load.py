@@ -40,7 +40,7 @@ class Loaded:
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """Return the checkpoint file at ``path``; for the folder of a run, its best one, or its last where there is none."""
+    """Return the checkpoint file at ``path``; for a run's folder its best one, else its last."""
     path = Path(path)
     if path.is_dir():
         for name in ("best.pt", "last.pt"):

@@ -1,0 +1,183 @@
+"""The command line: what it offers, how it answers, and what its errors say."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import typer.main
+import yaml
+
+from hyperkit.cli import app, options
+from hyperkit.config import RECIPES, load_recipe, recipe_names
+from hyperkit.errors import HyperkitError
+from hyperkit.workflows.configure import find_task, from_recipe, resolve
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "cli_options.json"
+
+
+def commands() -> dict[str, click.Command]:
+    group = typer.main.get_command(app)
+    return dict(group.commands)  # type: ignore[attr-defined]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "hyperkit", *arguments], capture_output=True, text=True, env=variables, cwd=ROOT, timeout=120
+    )
+
+
+def test_options_are_frozen() -> None:
+    offered = {
+        name: sorted(o for p in command.params for o in (p.opts if isinstance(p, click.Option) else [f"<{p.name}>"]))
+        for name, command in commands().items()
+    }
+    if os.environ.get("HYPERKIT_UPDATE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(offered, indent=1) + "\n")
+    # adding an option is a decision: run once with HYPERKIT_UPDATE_GOLDEN=1 and commit the file
+    assert offered == json.loads(GOLDEN.read_text())
+
+
+def test_help_answers_without_heavy_imports() -> None:
+    code = (
+        "import sys; sys.argv = ['hyperkit', '--help']\n"
+        "from hyperkit.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'yaml', 'timm', 'PIL', 'rich.progress'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for verb in ("prepare", "train", "finetune", "evaluate", "render"):
+        assert re.search(rf"^  {verb} ", done.stdout, re.M)
+    assert "distill" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "nvss"], "There is no task 'nvss'. Did you mean 'nvs'?"),
+        (["train", "nvs", "--recipe", "quickstrt"], "Did you mean 'quickstart'"),
+        (["train", "nvs", "--data", "no-such-folder"], "no-such-folder does not exist"),
+        (["train", "nvs", "--set", "training.lerning_rate=1"], "did you mean 'learning_rate'"),
+        (["train", "nvs", "--strategy", "frosen"], "strategy"),
+        (["train", "nvs", "--backbone", "clpi"], "Did you mean 'clip'"),
+        (["train", "nvs", "--max-time", "soon"], "not a time"),
+        (["evaluate", "no.pt"], "no checkpoint no.pt"),
+        (["render", "no.pt", "--image", "a.png", "--object", "b"], "Give one of them"),
+        (["prepare", "nsv"], "Did you mean 'nvs'"),
+        (["prepare"], "prepare what?"),
+    ],
+)
+def test_bad_usage_is_one_clear_error(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from hyperkit.cli import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["hyperkit", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+    shown = capsys.readouterr()
+    assert caught.value.code == 2
+    assert says in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+
+
+def test_unknown_options_exit_with_2() -> None:
+    done = run("train", "nvs", "--bakcbone", "clip")
+    assert done.returncode == 2
+    assert "--bakcbone" in done.stderr
+
+
+def test_flags_win_over_sets_and_steps_replace_epochs() -> None:
+    changes = options.overrides(["training.steps=5", "data.resolution=32"], "cars, lamps", steps=7, backbone="clip")
+    assert changes == {
+        "training": {"steps": 7, "epochs": None},
+        "data": {"resolution": 32, "classes": ["cars", "lamps"]},
+        "backbone": {"name": "clip"},
+    }
+
+
+RECIPE_FILES = sorted(RECIPES.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPE_FILES, ids=lambda p: str(p.relative_to(RECIPES)))
+def test_every_recipe_is_valid_and_says_what_it_is(path: Path) -> None:
+    task_cls = find_task("nvs", "train")
+    config = resolve(task_cls, load_recipe(str(path), "nvs"))
+    training = config.training  # type: ignore[attr-defined]
+    assert None not in (training.learning_rate, training.batch_size, training.schedule)
+    head = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
+    if not path.name.startswith("_"):
+        assert "hyperkit train nvs" in head
+    if path.parent.name == "paper" and not path.name.startswith("_"):
+        assert re.search(r"Table", head)
+        assert "PSNR" in head
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rate", "batch", "schedule"),
+    [
+        ("random", 1e-4, 32, "step"),
+        ("mae", 1e-4, 128, "step"),
+        ("supervised", 1e-4, 32, "step"),
+        ("deit", 1e-4, 128, "step"),
+        ("dino", 1e-4, 128, "cos"),
+        ("clip", 1e-4, 128, "cos"),
+        ("dinov2", 1e-4, 128, "cos"),
+        ("dino-frozen", 1e-3, 32, "step"),
+        ("dino-random", 1e-4, 32, "step"),
+    ],
+)
+def test_paper_recipes_train_as_the_papers_table_6(recipe: str, rate: float, batch: int, schedule: str) -> None:
+    _, config = from_recipe("nvs", f"paper/nvs-{recipe}", None, "train")
+    training = config.training
+    assert (training.learning_rate, training.batch_size, training.schedule) == (rate, batch, schedule)
+    assert training.epochs == 1000
+    assert (config.target.depth, config.target.width, config.target.encoding.width(1)) == (6, 256, 40)
+    assert config.renderer.samples == 128
+
+
+def test_quickstart_keeps_its_rest_when_the_backbone_changes() -> None:
+    _, config = from_recipe("nvs", "quickstart", {"backbone": {"name": "clip"}}, "train")
+    _, plain = from_recipe("nvs", "quickstart", None, "train")
+    assert config.training.batch_size == plain.training.batch_size
+    assert config.target == plain.target
+    assert config.training.learning_rate == 1e-4
+
+
+def test_recipe_names_are_listed() -> None:
+    names = recipe_names("nvs")
+    assert {"debug", "quickstart", "paper/nvs-clip", "paper/nvs-dino-lora"} <= set(names)
+    assert not [n for n in names if "/_" in n]
+
+
+def test_a_task_without_the_verb_says_so() -> None:
+    with pytest.raises(HyperkitError, match="has no distill"):
+        find_task("nvs", "distill")
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line.split("#")[0].strip() for line in lines if line.strip().startswith("hyperkit ")]
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_readme_commands_are_real(line: str) -> None:
+    _, verb, *rest = shlex.split(line)
+    command = commands()[verb]
+    context = command.make_context(verb, rest, resilient_parsing=False)
+    assert context.params
+    given = context.params
+    if verb == "train" and given["recipe"]:
+        assert load_recipe(given["recipe"], "nvs")
+    yaml.safe_dump({k: str(v) for k, v in given.items()})
