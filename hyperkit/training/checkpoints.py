@@ -13,13 +13,13 @@ import pickle
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
+from hyperkit._version import __version__
 from hyperkit.errors import HyperkitError
 from hyperkit.files import write_bytes
 
@@ -77,11 +77,7 @@ class Checkpoint:
 
 def versions() -> dict[str, str]:
     """Return the versions that a checkpoint records."""
-    try:
-        own = version("hyperkit")
-    except PackageNotFoundError:  # used from a source folder that is not installed
-        own = "unknown"
-    return {"hyperkit": own, "torch": str(torch.__version__)}
+    return {"hyperkit": __version__, "torch": str(torch.__version__)}
 
 
 def plain(value: Any, path: str = "checkpoint") -> Any:
