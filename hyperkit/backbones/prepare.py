@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hyperkit.backbones.build import build_backbone
-from hyperkit.backbones.catalog import NAMED, Entry, find_entry
+from hyperkit.backbones.catalog import NAMED, find_entry
 from hyperkit.backbones.config import BackboneConfig
 from hyperkit.backbones.hub import cached_weights, find_weights
 from hyperkit.errors import HyperkitError, RunFailed
@@ -86,10 +87,13 @@ def list_prepared() -> list[dict[str, Any]]:
         it was not prepared). Files are not read; the network is not used.
     """
     records = _records()
-    others = [find_entry(name) for name in records if name not in NAMED]
+    others = []
+    for name in records:
+        with suppress(HyperkitError):  # a name that the installed library no longer has
+            others += [find_entry(name)] if name not in NAMED else []
     listed = []
     for entry in [entry for entry in NAMED.values() if entry.pretrained] + others:
-        file = _present(entry)
+        file = cached_weights(entry, verify=False)
         listed.append(
             {
                 "name": entry.name,
@@ -112,7 +116,3 @@ def _records() -> dict[str, dict[str, Any]]:
         except (ValueError, KeyError, TypeError):
             continue  # a damaged record is as good as none: preparing again writes it anew
     return found
-
-
-def _present(entry: Entry) -> Path | None:
-    return cached_weights(entry, verify=False)

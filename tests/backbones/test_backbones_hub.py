@@ -123,6 +123,8 @@ def test_preparing_checks_records_and_copies(cached: Path, tmp_path: Path) -> No
     assert Path(record["copy"]) == tmp_path / "out" / "deit.safetensors"
     again = build_backbone(BackboneConfig(name=NAME, weights=record["copy"]))
     assert again.info.weights_sha256 == cached.name
+    (tmp_path / "hyperkit" / "backbones" / "old.json").write_text('{"name": "timm:no_such_model"}')
+    (tmp_path / "hyperkit" / "backbones" / "damaged.json").write_text("{")
     listed = {item["name"]: item for item in list_prepared()}
     assert listed[NAME]["sha256"] == cached.name
     assert listed[NAME]["bytes"] == record["bytes"]

@@ -89,6 +89,13 @@ def test_finetuning_changes_every_tensor(kind: str, make: Callable[[str], Any]) 
     assert backbone.training
 
 
+def test_positions_that_open_clip_fixes_stay_fixed(make: Callable[[str], Any]) -> None:
+    backbone = make("clip, fixed positions")
+    before = hashes(backbone)["trunk.positional_embedding"]
+    train(backbone)
+    assert hashes(backbone)["trunk.positional_embedding"] == before
+
+
 @ALL
 def test_frozen_encoders_stay_as_they_are_and_in_evaluation(kind: str, make: Callable[[str], Any]) -> None:
     backbone = make(kind)

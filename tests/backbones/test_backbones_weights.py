@@ -149,6 +149,17 @@ def test_a_clip_file_of_open_clip_loads_into_timms_clip(
     torch.testing.assert_close(found, clip_features(model, backbone), atol=1e-5, rtol=0)
 
 
+def test_patches_of_another_size_are_refused_under_clips_names_too(
+    open_clip_names: Callable[..., str], timm_pair: Callable[..., Any]
+) -> None:
+    import open_clip
+
+    other = open_clip.create_model(open_clip_names("ViT-B-16-quickgelu", patch_size=32, image_size=128))
+    backbone = timm_pair("vit_base_patch16_clip_quickgelu_224.openai", img_size=64)[1]
+    with pytest.raises(HyperkitError, match=r"visual.conv1.weight: \(48, 3, 32, 32\) in the file, \(48, 3, 16, 16\)"):
+        backbone.load_weights(other.state_dict(), "test")
+
+
 class Trap:
     """Leaves a trace if it is unpickled."""
 
