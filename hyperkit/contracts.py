@@ -17,6 +17,7 @@ from torch import Tensor
 T = TypeVar("T", bound="_Movable")
 
 
+@dataclass(frozen=True)
 class _Movable:
     """A frozen dataclass of tensors that can be moved to a device as a whole."""
 
@@ -28,7 +29,7 @@ class _Movable:
                 return value.to(device, non_blocking=non_blocking)
             return value.to(device, non_blocking) if isinstance(value, _Movable) else value
 
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var]
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
 
 @dataclass(frozen=True)

@@ -53,26 +53,22 @@ def render(
 
     Example: hyperkit render runs/a --image chair.png --views 50 --mesh chair.glb
     """
+    from hyperkit.workflows.render import ViewOptions
     from hyperkit.workflows.render import render as work
 
     result = work(
         checkpoint,
-        views=views,
+        ViewOptions(views, size, elevation, background, samples, fps),
         image=image,
         object_id=object_id,
         sample=sample,
         data=data,
-        size=size,
-        elevation=elevation,
-        background=background,
-        samples=samples,
         tto=tto,
         mesh=mesh,
         mesh_threshold=mesh_threshold,
         mesh_resolution=mesh_resolution,
         weights_out=weights_out,
         out=out,
-        fps=fps,
         device=device or "auto",
     )
     result.show()

@@ -11,14 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperkit.adapt import TTOConfig, optimise
-from hyperkit.contracts import Cameras, TargetParams
+from hyperkit.contracts import TargetParams
 from hyperkit.data.picture import frame_picture, read_picture
-from hyperkit.geometry import pixel_rays
 from hyperkit.models.field import Field, Framing
 from hyperkit.models.inr_hypernet import INRHypernet
-from hyperkit.objectives import mse
-from hyperkit.randomness import torch_rng
 
 
 @dataclass(frozen=True)
@@ -70,40 +66,8 @@ class Predictor:
         one = params.select(index)
         return Field(self.model.target, one, self.model.renderer, self.framing, self.precision)
 
-    def optimise(self, params: TargetParams, pictures: Tensor, cameras: Cameras, config: TTOConfig) -> TargetParams:
-        """Go on fitting generated fields to their input pictures (B, 3, H, W), seen by ``cameras`` (B, 1)."""
-        return optimise_on_views(self.model, params, pictures[:, None], cameras, config)
-
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     """Return the autocast context of a precision; float32 turns it off."""
     enabled = precision != torch.float32
     return torch.autocast(device.type, dtype=precision if enabled else torch.bfloat16, enabled=enabled)
-
-
-def optimise_on_views(
-    model: INRHypernet, params: TargetParams, context: Tensor, cameras: Cameras, config: TTOConfig
-) -> TargetParams:
-    """Run test-time optimisation on the context views; target views are never seen.
-
-    Args:
-        context: (B, V, 3, H, W).
-        cameras: of the context views, (B, V).
-    """
-    device = model.device
-    items, views, _, height, width = context.shape
-    truth = context.permute(0, 1, 3, 4, 2).reshape(items, views, height * width, 3).to(device)
-    cameras = cameras.to(device)
-
-    def loss(current: TargetParams, step: int) -> Tensor:
-        # the same pixels for every item, so that an item's result does not depend on its place in the batch
-        rng = torch_rng("tto", step)
-        view = int(torch.randint(views, (), generator=rng))
-        pixels = torch.randint(height * width, (config.rays,), generator=rng).to(device)
-        seen = Cameras(
-            cameras.poses[:, view], cameras.focal[:, view], cameras.width, cameras.height, cameras.near, cameras.far
-        )
-        rays = pixel_rays(seen, pixels.expand(items, -1))
-        return mse(model.render(current, rays).rgb, truth[:, view][:, pixels])
-
-    return optimise(params, loss, config)

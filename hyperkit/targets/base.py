@@ -49,7 +49,7 @@ def linear(params: TargetParams, name: str, x: Tensor) -> Tensor:
 def ordinary_linear(params: TargetParams, name: str) -> nn.Linear:
     """Return layer ``name`` of item 0 as ``nn.Linear``."""
     weight, bias = params[f"{name}.weight"][0].detach(), params[f"{name}.bias"][0, 0].detach()
-    layer = nn.Linear(*weight.shape, dtype=weight.dtype, device=weight.device)
+    layer = nn.Linear(weight.shape[0], weight.shape[1], dtype=weight.dtype, device=weight.device)
     with torch.no_grad():
         layer.weight.copy_(weight.T)
         layer.bias.copy_(bias)

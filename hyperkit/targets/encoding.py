@@ -38,6 +38,8 @@ class PositionalEncoding(nn.Module):
     Maps (..., C) to (..., C * 2 * frequencies), ordered [cos | sin], each by coordinate, then frequency.
     """
 
+    bands: Tensor
+
     def __init__(self, config: EncodingConfig) -> None:
         super().__init__()
         self.config = config
@@ -47,7 +49,7 @@ class PositionalEncoding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode x (..., C). Angles are formed in float32 at least: in bfloat16 the high frequencies would be noise."""
-        bands: Tensor = self.bands.to(x.device, torch.promote_types(x.dtype, torch.float32))  # type: ignore[operator, union-attr]
+        bands = self.bands.to(x.device, torch.promote_types(x.dtype, torch.float32))
         angles = (x.to(bands.dtype).unsqueeze(-1) * bands).flatten(-2)
         parts = [torch.cos(angles), torch.sin(angles)]
         if self.config.include_input:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hyperkit.config import PartConfig
-from hyperkit.contracts import TargetParams, TargetSpec
+from hyperkit.contracts import TargetParams, TargetSpec, TensorSpec
 from hyperkit.targets.base import Target, linear, ordinary_linear
 from hyperkit.targets.encoding import EncodingConfig, PositionalEncoding
 
@@ -45,7 +45,7 @@ class MLP(Target):
         self.config = config
         self.encoding = PositionalEncoding(config.encoding)
         widths = [config.encoding.width(config.coordinates), *[config.width] * (config.depth - 1), config.outputs]
-        tensors = {}
+        tensors: dict[str, TensorSpec] = {}
         for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             tensors |= self.layer_tensors(f"layer{index}", fan_in, fan_out)
         self.spec = TargetSpec(tensors, self.kind, config.model_dump(mode="json"))
@@ -65,5 +65,5 @@ class MLP(Target):
         last = modules[-1]
         assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            last.bias += self.config.output_bias
+            last.bias.add_(self.config.output_bias)
         return nn.Sequential(*modules)

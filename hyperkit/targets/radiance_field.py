@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hyperkit.config import PartConfig
-from hyperkit.contracts import TargetParams, TargetSpec
+from hyperkit.contracts import TargetParams, TargetSpec, TensorSpec
 from hyperkit.targets.base import Target, linear, ordinary_linear
 from hyperkit.targets.encoding import EncodingConfig, PositionalEncoding
 
@@ -55,7 +55,7 @@ class RadianceField(Target):
         self.encoding = PositionalEncoding(config.encoding)
         self.direction_encoding = PositionalEncoding(config.direction_encoding)
         widths = [config.encoding.width(3), *[config.width] * (config.depth - 1)]
-        tensors = {}
+        tensors: dict[str, TensorSpec] = {}
         for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             tensors |= self.layer_tensors(f"layer{index}", fan_in, fan_out)
         if config.view_directions:

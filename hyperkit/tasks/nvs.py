@@ -13,7 +13,7 @@ import torch
 from pydantic import Field as ConfigField
 from torch import Tensor, nn
 
-from hyperkit.adapt import TTOConfig
+from hyperkit.adapt import TTOConfig, optimise_on_views
 from hyperkit.backbones import BackboneConfig, build_backbone
 from hyperkit.config import PartConfig
 from hyperkit.contracts import Batch, Metric, Rendered, Scores, TargetParams
@@ -21,7 +21,7 @@ from hyperkit.data.nvs import NVSData, NVSDataConfig
 from hyperkit.hypernets import ALGORITHMS, TransINRConfig
 from hyperkit.metrics.image import as_pictures, psnr, ssim, ssim_obstacle
 from hyperkit.models.inr_hypernet import INRHypernet
-from hyperkit.models.predictor import autocast, optimise_on_views
+from hyperkit.models.predictor import autocast
 from hyperkit.objectives import foggy, mse
 from hyperkit.randomness import StepRandom
 from hyperkit.renderers import RendererConfig

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ def evaluate(
     split: str = "test",
     classes: Sequence[str] | None = None,
     tto: int = 0,
-    shuffle_context: Shuffle = "none",
+    shuffle_context: str = "none",
     limit: int | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> RunResult:
@@ -104,7 +104,7 @@ def evaluate(
     pairs = task.data().pairs(
         split,
         classes=classes,
-        shuffle_context=shuffle_context,
+        shuffle_context=cast(Shuffle, shuffle_context),
         limit=limit,
         batch_size=loaded.config.evaluation.batch_size,
     )
@@ -121,9 +121,7 @@ def evaluate(
     return RunResult(folder, results, files)
 
 
-def _folder(
-    checkpoint: Path, out: str | os.PathLike[str] | None, split: str, tto: int, shuffle_context: Shuffle
-) -> Path:
+def _folder(checkpoint: Path, out: str | os.PathLike[str] | None, split: str, tto: int, shuffle_context: str) -> Path:
     if out is not None:
         if Path(out).is_file():
             raise HyperkitError(f"--out {out} is a file.", "Choose a folder.")

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperkit.adapt import TTOConfig
+from hyperkit.adapt import optimise_on_views
 from hyperkit.contracts import Cameras
 from hyperkit.errors import HyperkitError
 from hyperkit.files import atomic_path
 from hyperkit.models import Field, Predictor
 from hyperkit.models.field import Views
+from hyperkit.models.predictor import autocast
 from hyperkit.reports.pictures import depth_picture, to_uint8, turntable_sheet
 from hyperkit.reports.video import write_gif, write_mp4, write_png
 from hyperkit.workflows.load import Loaded, open_checkpoint
@@ -57,6 +58,29 @@ class RenderResult:
 
 
 @dataclass(frozen=True)
+class ViewOptions:
+    """How a turntable is rendered and written.
+
+    Attributes:
+        views: number of views of one turn.
+        size: side of the pictures in pixels; None: the training size.
+        elevation: of the cameras, degrees above the ground plane.
+        background: "white" or "black"; None: as in training.
+        samples: samples per ray; None: as in training.
+        fps: frames per second of GIF and MP4.
+        frames: write single pictures and depth maps too.
+    """
+
+    views: int = 50
+    size: int | None = None
+    elevation: float = 30.0
+    background: str | None = None
+    samples: int | None = None
+    fps: int = 20
+    frames: bool = True
+
+
+@dataclass(frozen=True)
 class _Input:
     picture: Tensor  # (3, H, W) in [0, 1]
     name: str
@@ -65,74 +89,65 @@ class _Input:
 
 def render(
     checkpoint: str | os.PathLike[str],
+    options: ViewOptions | None = None,
     *,
-    views: int = 50,
     image: str | os.PathLike[str] | None = None,
     object_id: str | None = None,
     sample: int = 0,
     data: str | None = None,
-    size: int | None = None,
-    elevation: float = 30.0,
-    background: str | None = None,
-    samples: int | None = None,
     tto: int = 0,
     mesh: str | os.PathLike[str] | None = None,
     mesh_threshold: float | None = None,
     mesh_resolution: int = 128,
     weights_out: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
-    fps: int = 20,
     device: str = "auto",
 ) -> RenderResult:
     """Render one object from all sides.
 
     Args:
         checkpoint: a file, or the folder of a run (its best checkpoint).
-        views: number of views of one turn.
+        options: views, sizes and the like.
         image: a picture of the user's own.
         object_id: an object of the data set ("cars/car_0001") instead.
         sample: number of the checkpoint's own input, where neither is given.
         data: folder of the data set that has the object, where it is not the one that was trained on.
-        size: side of the pictures in pixels; the training size by default.
-        elevation: of the cameras, degrees.
-        background: "white" or "black".
-        samples: samples per ray.
         tto: steps of test-time optimisation; not with ``image``, whose camera is not known.
         mesh: write the surface here (.glb, .obj, .ply, .stl).
         mesh_threshold, mesh_resolution: density of the surface, grid points per axis.
         weights_out: write the generated network here (.safetensors).
         out: folder of the pictures; by default ``render-<input>`` in the run's folder, or beside the checkpoint.
-        fps: frames per second of GIF and MP4.
         device: "auto", "cpu" or "cuda".
 
     Raises:
         HyperkitError: bad checkpoint, picture, object or arguments.
     """
-    _check(image, object_id, tto, mesh, weights_out, background)
-    overrides: dict[str, Any] = {"training": {"device": device}}
-    if data is not None:
-        overrides["data"] = {"root": data}
+    options = options or ViewOptions()
+    _check(image, object_id, tto, mesh, weights_out, options.background)
+    overrides: dict[str, Any] = {"training": {"device": device}} | ({"data": {"root": data}} if data else {})
     loaded = open_checkpoint(checkpoint, overrides)
     given = _input(loaded, image, object_id, sample)
     folder = Path(out) if out is not None else _home(loaded.path) / f"render-{given.name.replace('/', '-')}"
     started = time.monotonic()
-    predicted = loaded.predictor
-    params = predicted.generate(given.picture[None])
-    if tto:
-        assert given.cameras is not None
-        options = loaded.config.evaluation.tto.model_copy(update={"steps": tto})
-        params = predicted.optimise(params, given.picture[None], given.cameras, TTOConfig(**options.model_dump()))
-    made = predicted.field(params)
-    files = write_views(
-        made, folder, views=views, size=size, elevation=elevation, background=background, samples=samples, fps=fps,
-        picture=given.picture,
-    )  # fmt: skip
+    made = _generate(loaded, given, tto)
+    files = write_views(made, folder, given.picture, options)
     if mesh is not None:
         files["mesh"] = write_mesh(made, Path(mesh), mesh_resolution, mesh_threshold)
     if weights_out is not None:
-        made.save(weights_out)
+        made.save(Path(weights_out))
         files["weights"] = Path(weights_out)
     return RenderResult(folder, files, given.name, time.monotonic() - started)
+
+
+def _generate(loaded: Loaded, given: _Input, tto: int) -> Field:
+    predictor = loaded.predictor
+    params = predictor.generate(given.picture[None])
+    if tto:
+        assert given.cameras is not None
+        settings = loaded.config.evaluation.tto.model_copy(update={"steps": tto})
+        with autocast(predictor.model.device, predictor.precision):
+            params = optimise_on_views(predictor.model, params, given.picture[None, None], given.cameras, settings)
+    return predictor.field(params)
 
 
 def _check(image: Any, object_id: str | None, tto: int, mesh: Any, weights_out: Any, background: str | None) -> None:
@@ -166,8 +181,9 @@ def _input(loaded: Loaded, image: Any, object_id: str | None, sample: int) -> _I
 
         assert isinstance(loaded.task, NVSTask)
         found = loaded.task.data().object(object_id)
-        picture, cameras = found.picture(0)
-        return _Input(picture, object_id, cameras)
+        seen = found.cameras
+        first = Cameras(seen.poses[None, :1], seen.focal[None, :1], seen.width, seen.height, seen.near, seen.far)
+        return _Input(found.pictures[0].float() / 255, object_id, first)
     return carried_sample(predictor, sample)
 
 
@@ -186,41 +202,34 @@ def carried_sample(predictor: Predictor, index: int) -> _Input:
     return _Input(predictor.samples["pictures"][index].float() / 255, ids[index], cameras)
 
 
-def write_views(
-    made: Field,
-    folder: Path,
-    *,
-    picture: Tensor,
-    views: int = 50,
-    size: int | None = None,
-    elevation: float = 30.0,
-    background: str | None = None,
-    samples: int | None = None,
-    fps: int = 20,
-    frames: bool = True,
-) -> dict[str, Path]:
+def write_views(made: Field, folder: Path, picture: Tensor, options: ViewOptions) -> dict[str, Path]:
     """Render a turntable and write it: PNG frames, depth, GIF, MP4 and a contact sheet with the input beside it.
 
     Args:
         made: the field.
         folder: where to.
         picture: the input (3, H, W), for the contact sheet.
-        views, size, elevation, background, samples: see ``Field.render``.
-        fps: frames per second.
-        frames: write single pictures too.
+        options: views, sizes and the like.
     """
-    rendered = made.render(views, size=size, elevation=elevation, background=background, samples=samples)
+    rendered = made.render(
+        options.views,
+        size=options.size,
+        elevation=options.elevation,
+        background=options.background,
+        samples=options.samples,
+    )
     pictures = rendered.frames()
     files: dict[str, Path] = {}
-    if frames:
-        depths = depth_pictures(rendered)
-        for index, (frame, depth) in enumerate(zip(pictures, depths, strict=True)):
-            write_png(folder / "frames" / f"{index:03d}.png", frame)
-            write_png(folder / "depth" / f"{index:03d}.png", depth)
-        files |= {"frames": folder / "frames", "depth": folder / "depth"}
+    if options.frames:
+        for name, sequence in (("frames", pictures), ("depth", depth_pictures(rendered))):
+            files[name] = folder / name
+            for stale in files[name].glob("*.png"):  # of an earlier turn with more views
+                stale.unlink()
+            for index, frame in enumerate(sequence):
+                write_png(files[name] / f"{index:03d}.png", frame)
     files |= {"turntable": folder / "turntable.gif", "contact sheet": folder / "contact_sheet.png"}
-    write_gif(files["turntable"], pictures, fps)
-    if write_mp4(folder / "turntable.mp4", pictures, fps):
+    write_gif(files["turntable"], pictures, options.fps)
+    if write_mp4(folder / "turntable.mp4", pictures, options.fps):
         files["video"] = folder / "turntable.mp4"
     write_png(files["contact sheet"], turntable_sheet(to_uint8(picture), pictures))
     return files

@@ -17,7 +17,7 @@ from hyperkit.training.run_directory import RunDirectory, read_config
 from hyperkit.workflows.configure import from_recipe, from_stored
 from hyperkit.workflows.evaluate import RunResult, measure, write_examples
 from hyperkit.workflows.load import open_checkpoint
-from hyperkit.workflows.render import first_field, write_views
+from hyperkit.workflows.render import ViewOptions, first_field, write_views
 
 _LOG = logging.getLogger("hyperkit")
 
@@ -103,7 +103,7 @@ def report(run: RunDirectory, fitted: FitResult) -> RunResult:
     }
     paths = write_results(run.path, results)
     field, picture = first_field(predictor)
-    media = write_views(field, run.media, picture=picture, views=50, frames=False)
+    media = write_views(field, run.media, picture, ViewOptions(frames=False))
     files = {
         "results": paths["md"],
         "checkpoint": loaded.path,

@@ -30,7 +30,12 @@ def commands() -> dict[str, click.Command]:
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
-        [sys.executable, "-m", "hyperkit", *arguments], capture_output=True, text=True, env=variables, cwd=ROOT, timeout=120
+        [sys.executable, "-m", "hyperkit", *arguments],
+        capture_output=True,
+        text=True,
+        env=variables,
+        cwd=ROOT,
+        timeout=120,
     )
 
 

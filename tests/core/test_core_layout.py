@@ -17,9 +17,9 @@ ROWS = [
     {"targets"},
     {"hypernets"},
     {"renderers"},
+    {"models"},
     {"objectives"},
     {"adapt"},
-    {"models"},
     {"metrics"},
     {"reports"},
     {"tasks"},
@@ -31,10 +31,7 @@ ROWS = [
     {"cli"},
     {"__init__", "__main__"},
 ]
-"""Modules and packages, from those that know least to those that know most (a row may import itself and those above).
-
-Against the table in the design, ``objectives`` and ``adapt`` stand above ``models``: a ``Predictor`` offers test-time
-optimisation, which needs both, and neither of them needs a model."""
+"""Modules and packages, from those that know least to those that know most; a row imports itself and those above."""
 
 LEVEL = {name: level for level, names in enumerate(ROWS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -89,6 +86,6 @@ def test_public_things_say_what_they_are(path: Path) -> None:
 
 def test_ci_calls_the_readmes_test_command() -> None:
     readme = (ROOT / "README.md").read_text()
-    command = re.search(r'python3 -m venv \.venv && .*pytest', readme)
+    command = re.search(r"python3 -m venv \.venv && .*pytest", readme)
     assert command
     assert command.group() in (ROOT / ".ci" / "run").read_text()

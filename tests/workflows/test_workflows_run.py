@@ -1,4 +1,4 @@
-"""One small run, used in every way: train, evaluate, render, finetune, resume, load; in Python and on the command line."""
+"""One small run, used in every way: train, evaluate, render, finetune, resume, load, in Python and in the shell."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from hyperkit.training.checkpoints import load_checkpoint
 from hyperkit.workflows.evaluate import RunResult, evaluate
 from hyperkit.workflows.finetune import finetune
 from hyperkit.workflows.load import find_checkpoint
-from hyperkit.workflows.render import render
+from hyperkit.workflows.render import ViewOptions, render
 from hyperkit.workflows.train import train
 
 
@@ -104,11 +104,13 @@ def test_shuffled_contexts_are_other_objects(run: RunResult, tmp_path: Path) -> 
         evaluate(run.run, shuffle_context="objects", out=tmp_path)  # type: ignore[arg-type]
 
 
-def test_render_works_from_the_checkpoint_alone(run: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_render_works_from_the_checkpoint_alone(
+    run: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone = tmp_path / "alone.pt"
     shutil.copy(run.run / "checkpoints" / "best.pt", alone)
     monkeypatch.setenv("HYPERKIT_CACHE", str(tmp_path / "empty"))
-    result = render(alone, views=3, out=tmp_path / "out", weights_out=tmp_path / "net.safetensors")
+    result = render(alone, ViewOptions(views=3), out=tmp_path / "out", weights_out=tmp_path / "net.safetensors")
     frames = sorted((tmp_path / "out" / "frames").glob("*.png"))
     assert len(frames) == 3
     assert len(list((tmp_path / "out" / "depth").glob("*.png"))) == 3
@@ -124,12 +126,14 @@ def test_render_works_from_the_checkpoint_alone(run: RunResult, tmp_path: Path, 
 
 
 def test_render_from_an_object_and_from_a_picture(run: RunResult, tmp_path: Path) -> None:
-    found = render(run.run, views=1, object_id="chairs/" + object_of(run, "chairs"), out=tmp_path / "o", tto=2)
+    found = render(
+        run.run, ViewOptions(views=1), object_id="chairs/" + object_of(run, "chairs"), out=tmp_path / "o", tto=2
+    )
     assert found.source.startswith("chairs/")
     picture = np.full((60, 90, 3), 255, np.uint8)
     picture[20:50, 30:70] = (10, 120, 200)
     Image.fromarray(picture).save(tmp_path / "mine.png")
-    assert render(run.run, views=1, image=tmp_path / "mine.png", out=tmp_path / "p").source == "mine"
+    assert render(run.run, ViewOptions(views=1), image=tmp_path / "mine.png", out=tmp_path / "p").source == "mine"
     with pytest.raises(HyperkitError, match="camera of the input"):
         render(run.run, image=tmp_path / "mine.png", tto=3)
     with pytest.raises(HyperkitError, match="no object 'chairs/none'"):
@@ -152,7 +156,7 @@ def test_mesh_is_written_whole(run: RunResult, tmp_path: Path) -> None:
     field = model(torch.rand(3, 32, 32))
     density = float(field.density_grid(16).median())
     path = tmp_path / "m.glb"
-    render(run.run, views=1, mesh=path, mesh_threshold=density, mesh_resolution=16, out=tmp_path / "o")
+    render(run.run, ViewOptions(views=1), mesh=path, mesh_threshold=density, mesh_resolution=16, out=tmp_path / "o")
     assert len(trimesh.load(path, force="mesh").faces) > 0
 
 
