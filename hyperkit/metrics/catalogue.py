@@ -13,8 +13,9 @@ METRICS: dict[str, Metric] = {
 }
 """Name in ``Scores`` and ``results.json`` -> how it is read.
 
-FID-64 and FID-2048 are the Frechet distances of 64 and of 2048 Inception features. The paper that hyperkit reproduces says "FID, torchmetrics' default", which is 2048 features, but its values (0.15 to
-1.0) look like 64 features: an inference of ours. Both are therefore computed, and a table says which is which.
+FID-64 and FID-2048 are the Frechet distances of 64 and of 2048 Inception features. The paper that hyperkit reproduces
+says "torchmetrics' default", which is 2048, but its values (0.15 to 1.0) look like 64 features: an inference of ours.
+Both are therefore computed, and a table says which is which.
 """
 
 _DECIMALS = {"psnr": 3}

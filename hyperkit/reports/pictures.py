@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -310,14 +310,3 @@ def depth_picture(
 def _float64(values: Tensor | NDArray[Any]) -> NDArray[np.float64]:
     array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
     return np.asarray(array, dtype=np.float64)
-
-
-def grid_of(pictures: Mapping[str, Picture], columns: int = 8, scale: int = 1) -> Picture:
-    """Show named pictures in a grid, each with its name below."""
-    names = list(pictures)
-    starts = range(0, len(names), columns)
-    return contact_sheet(
-        [[pictures[n] for n in names[s : s + columns]] for s in starts],
-        captions=[names[s : s + columns] for s in starts],
-        scale=scale,
-    )

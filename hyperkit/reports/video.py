@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hyperkit.errors import RunFailed
 from hyperkit.files import atomic_path
 from hyperkit.reports.pictures import Picture
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 log = logging.getLogger("hyperkit")
 
@@ -39,12 +43,9 @@ def write_gif(path: str | os.PathLike[str], frames: Sequence[Picture], fps: floa
         ValueError: no frames, or frames of different sizes.
         RunFailed: the disk is full or the place cannot be written.
     """
-    from PIL import Image
 
     _check(frames)
-    palette = Image.fromarray(_palette_source(frames)).quantize(256, method=Image.Quantize.MEDIANCUT)
-    # No dithering: its noise changes from frame to frame, which flickers and triples the size.
-    pictures = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
+    pictures = _with_shared_palette(frames)
     duration = max(round(100 / fps), 2) * 10  # browsers slow anything below 20 ms down
     with atomic_path(path) as temporary:
         pictures[0].save(
@@ -59,11 +60,31 @@ def write_gif(path: str | os.PathLike[str], frames: Sequence[Picture], fps: floa
         )
 
 
-def _palette_source(frames: Sequence[Picture], pixels: int = 200_000) -> Picture:
-    """Return a tall picture of evenly chosen frames, small enough to quantize fast."""
+def _with_shared_palette(frames: Sequence[Picture], pixels: int = 200_000) -> list[Image.Image]:
+    """Return the frames with one palette, made from evenly chosen ones; the commonest colour is kept exactly."""
+    from PIL import Image
+
     count = max(1, min(len(frames), pixels // max(frames[0].shape[0] * frames[0].shape[1], 1)))
-    chosen = [frames[round(i * len(frames) / count)] for i in range(count)]
-    return np.ascontiguousarray(np.concatenate(chosen))
+    source = np.ascontiguousarray(np.concatenate([frames[round(i * len(frames) / count)] for i in range(count)]))
+    palette = Image.fromarray(source).quantize(256, method=Image.Quantize.MEDIANCUT)
+    # Median cut averages the background with its neighbours: white would become a visible grey of 252. Its entry is
+    # put right, and its pixels are set by hand, because Pillow's search for the nearest entry is not exact.
+    values, counts = np.unique(source.reshape(-1, 3).astype(np.int64) @ (65536, 256, 1), return_counts=True)
+    commonest = np.array([values[counts.argmax()] >> shift & 255 for shift in (16, 8, 0)])
+    colours = np.array(palette.getpalette(), dtype=np.int64).reshape(-1, 3)
+    entry = int(np.abs(colours - commonest).sum(axis=1).argmin())
+    colours[entry] = commonest
+    table = colours.astype(np.uint8).tobytes()
+    palette.putpalette(table)
+    pictures = []
+    for frame in frames:
+        # No dithering: its noise changes from frame to frame, which flickers and triples the size.
+        indices = np.array(Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE))
+        indices[(frame == commonest).all(axis=-1)] = entry
+        picture = Image.fromarray(indices)
+        picture.putpalette(table)
+        pictures.append(picture)
+    return pictures
 
 
 def write_mp4(path: str | os.PathLike[str], frames: Sequence[Picture], fps: float = 20.0) -> bool:

@@ -55,7 +55,9 @@ def test_as_pictures_is_row_major_from_the_top() -> None:
     values = torch.stack((index // width, index % width, index), dim=-1)[None]
     picture = as_pictures(values, (height, width))
     assert picture.shape == (1, 3, height, width)
-    assert picture[0, :, 2, 4].tolist() == [2.0, 4.0, 14.0]
+    assert picture[0, 0].tolist() == [[0.0] * 5, [1.0] * 5, [2.0] * 5]
+    assert picture[0, 1].tolist() == [[0.0, 1.0, 2.0, 3.0, 4.0]] * 3
+    assert picture[0, 2].flatten().tolist() == list(range(15))
     with pytest.raises(ValueError, match="expected values"):
         as_pictures(values, (width, width))
 

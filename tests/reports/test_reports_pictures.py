@@ -155,6 +155,23 @@ def test_gif_has_every_frame_loops_and_keeps_colours(tmp_path: Path) -> None:
     assert sum(durations) == 12 * 40
 
 
+def test_gif_keeps_a_white_background_exactly(tmp_path: Path) -> None:
+    """Nearly white neighbours must not pull the palette's white down."""
+    from PIL import Image
+
+    frames = []
+    for k in range(3):
+        frame = np.full((40, 40, 3), 255, dtype=np.uint8)
+        frame[10:20, 10:30] = noise(10, 20, seed=k)
+        frame[30:34] = noise(4, 40, seed=k) // 32 + 244
+        frames.append(frame)
+    write_gif(tmp_path / "a.gif", frames)
+    with Image.open(tmp_path / "a.gif") as gif:
+        for k in range(3):
+            gif.seek(k)
+            assert (np.asarray(gif.convert("RGB"))[:10] == 255).all()
+
+
 @pytest.mark.parametrize("size", [(32, 48), (33, 47), (1, 1)])
 def test_mp4_of_any_size_can_be_read_back(tmp_path: Path, size: tuple[int, int]) -> None:
     import imageio.v3 as iio
