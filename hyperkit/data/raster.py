@@ -28,7 +28,7 @@ CAMERA_ANGLE_X = 2 * math.atan(0.27)
 # The light stands still in the world, above and before the object, in its mirror plane x = 0: a mirrored scene is then
 # lit as a real one.
 LIGHT = np.array([0.0, 0.55, 0.835]) / math.hypot(0.55, 0.835)
-AMBIENT, HEMISPHERE, DIRECT = 0.54, 0.12, 0.42
+AMBIENT, HEMISPHERE, DIRECT = 0.62, 0.1, 0.36
 
 _NEAREST = 1e-3  # triangles with a vertex nearer to the camera's plane than this are left out, not clipped
 _CHUNK = 1 << 20  # fragments that are worked on at once; bounds the memory

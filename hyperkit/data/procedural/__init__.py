@@ -7,13 +7,19 @@ from collections.abc import Callable
 import numpy as np
 
 from hyperkit.data.procedural.cars import make_car
+from hyperkit.data.procedural.chairs import make_chair
+from hyperkit.data.procedural.lamps import make_lamp
 from hyperkit.data.procedural.primitives import Builder
 from hyperkit.data.raster import Mesh
 from hyperkit.errors import unknown_name
 from hyperkit.randomness import numpy_rng
 
-_MAKERS: dict[str, Callable[[np.random.Generator], Builder]] = {"cars": make_car}
-CLASSES = ("cars", "chairs", "lamps")
+_MAKERS: dict[str, Callable[[np.random.Generator], Builder]] = {
+    "cars": make_car,
+    "chairs": make_chair,
+    "lamps": make_lamp,
+}
+CLASSES = tuple(_MAKERS)
 
 
 def make_object(class_name: str, seed: int, index: int) -> Mesh:

@@ -152,9 +152,9 @@ class _Car:
         """Add pillars, roof and windows."""
         low, high = self._corners()
         rings = []
-        for (w, y0, y1, z), inset in ((low, 0.0), (high, 0.0), (high + (0, 0, 0, 0.055), 0.035), (high, 0.11)):
+        for (w, y0, y1, z), inset in ((low, 0.0), (high, 0.0), (np.add(high, (0, 0, 0, 0.055)), 0.035), (high, 0.11)):
             top = z + 0.08 if inset > 0.1 else z
-            outline = p.rectangle(2 * (w - inset), y1 - y0 - 2 * inset, 0.07) + (0, 0.5 * (y0 + y1))
+            outline = np.add(p.rectangle(2 * (w - inset), y1 - y0 - 2 * inset, 0.07), (0, 0.5 * (y0 + y1)))
             rings.append(np.column_stack((outline, np.full(8, top))))
         part = p.loft(np.stack(rings))
         pillars = self.c.body if self.rng.random() < 0.7 else self.c.roof
@@ -286,7 +286,9 @@ class _Car:
             for _ in range(2):
                 size = self.rng.uniform(0.35, 0.6)
                 y = self.rng.uniform(rear + 0.5, front - 0.5)
-                self.out.add(p.box(1.6 * size, 0.9 * size, size, 0.03).moved(y=y, z=s.tail + size / 2), p.wood(self.rng))
+                self.out.add(
+                    p.box(1.6 * size, 0.9 * size, size, 0.03).moved(y=y, z=s.tail + size / 2), p.wood(self.rng)
+                )
 
     def _spoiler(self) -> None:
         s, y = self.s, -0.46 * self.s.length
