@@ -207,3 +207,67 @@ def test_a_host_that_never_answers_is_given_up_soon() -> None:
         assert reason is not None
         assert time.monotonic() - start < 2
     assert unreachable("http://127.0.0.1:9", seconds=0.3) is not None
+
+
+@pytest.mark.usefixtures("online")
+def test_downloads_try_the_next_file_and_report_failures(
+    model: Any, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    asked = []
+
+    def hub(repository: str, file: str, revision: str | None) -> str:
+        asked.append((repository, file, revision))
+        if file.endswith(".safetensors"):
+            raise EntryNotFoundError("no such file")
+        torch.save(model.state_dict(), tmp_path / file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(constants, "ENDPOINT", server)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    assert require_weights(BackboneConfig(name=NAME)) == tmp_path / "pytorch_model.bin"
+    repository = "timm/deit_tiny_distilled_patch16_224.fb_in1k"
+    assert asked == [(repository, "model.safetensors", None), (repository, "pytorch_model.bin", None)]
+
+    def broken(*_: Any, **__: Any) -> str:
+        raise LocalEntryNotFoundError("the connection broke off")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
+    with pytest.raises(HyperkitError, match=r"the download failed \(the connection broke off\)"):
+        require_weights(BackboneConfig(name=NAME))
+
+
+@pytest.mark.usefixtures("online")
+def test_files_that_are_not_on_the_hub_are_downloaded_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from http.server import SimpleHTTPRequestHandler
+
+    from hyperkit.backbones import hub
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path / "site"))
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    (tmp_path / "site").mkdir()
+    content = b"some weights"
+    good = f"a-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    for name in (good, "b-00000000.pth"):
+        (tmp_path / "site" / name).write_bytes(content)
+    with HTTPServer(("127.0.0.1", 0), Quiet) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        for name in (good, "b-00000000.pth"):
+            url = f"http://127.0.0.1:{running.server_port}/{name}"
+            monkeypatch.setattr(hub, "_remote", lambda _, u=url: hub.Remote(None, None, (), u, tmp_path / "cache"))
+            if name == good:
+                assert hub.find_weights(NAMED[NAME]).read_bytes() == content
+            else:
+                with pytest.raises(HyperkitError, match="damaged"):
+                    hub.find_weights(NAMED[NAME])
+        running.shutdown()
