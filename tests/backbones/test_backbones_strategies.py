@@ -149,7 +149,7 @@ def test_leaving_lora_merges_the_adapters(clip_pair: Callable[..., Any]) -> None
     adapted = loss_of(backbone, tokens)
     backbone.set_strategy("finetune")
     assert set(backbone.state_dict()) == names
-    torch.testing.assert_close(loss_of(backbone, tokens), adapted, atol=1e-5, rtol=0)  # measured: 1e-7
+    torch.testing.assert_close(loss_of(backbone, tokens), adapted, atol=1e-5, rtol=0)  # measured: 0
     assert all(p.requires_grad for p in backbone.parameters())
 
 
