@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from hyperkit.errors import HyperkitError, RunFailed
 __all__ = ["Problem", "Scene", "find_objects", "make_splits", "read_scene", "write_scene", "write_splits"]
 
 NEAR, FAR = 2.0, 6.0
+SYNSET = re.compile(r"n?\d{8}")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -108,7 +110,7 @@ class Scene:
 def find_objects(root: Path) -> dict[str, Path]:
     """Find the object folders below ``root``: id "<class>/<object>" -> folder, in order of id.
 
-    A folder in a class folder that holds only folders is a synset level and is looked into.
+    A folder in a class folder that is named by a WordNet number is a synset level and is looked into.
 
     Raises:
         HyperkitError: ``root`` is not a data set of this layout; what was found there is said.
@@ -121,7 +123,8 @@ def find_objects(root: Path) -> dict[str, Path]:
     for class_folder in _folders(root):
         for folder in _folders(class_folder):
             below = _folders(folder)
-            for scene in below if below and not _holds_object(folder) else [folder]:
+            is_synset = SYNSET.fullmatch(folder.name) and below and not _holds_object(folder)
+            for scene in below if is_synset else [folder]:
                 name = scene.name
                 if f"{class_folder.name}/{name}" in found:
                     name = f"{folder.name}-{scene.name}"

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -139,7 +140,7 @@ def _stored_size(objects: Mapping[str, Path]) -> int:
 
 def _load(root: Path, folder: Path, fingerprint: str, resolution: int | None) -> Pack | None:
     try:
-        with np.load(folder / "index.npz", allow_pickle=False) as index:
+        with open(folder / "index.npz", "rb") as handle, np.load(handle, allow_pickle=False) as index:
             arrays = {name: index[name] for name in index.files}
         meta: dict[str, Any] = json.loads(arrays.pop("meta").tobytes())
         usable = (
@@ -150,7 +151,7 @@ def _load(root: Path, folder: Path, fingerprint: str, resolution: int | None) ->
         if not usable:
             return None
         pixels = np.load(folder / meta["pixels"], mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     if pixels.shape != (len(arrays["poses"]), meta["size"], meta["size"], 4) or pixels.dtype != np.uint8:
         return None
@@ -204,7 +205,7 @@ def _pack(
         "fingerprint": fingerprint,
         "pixels": final.name,
         "size": size,
-        "resized": any(old != size for old in sizes),
+        "resized": any(old[0] != size for scene in scenes for old in scene.sizes),
         "wrong_size": bool(wrong),
         "left_out": [asdict(problem) for problem in problems],
         "without_transforms": without,

@@ -11,6 +11,7 @@ from typing import Any
 
 from hyperkit.data.builtin import BUILTIN, builtin_root, make_procedural
 from hyperkit.data.groups import group_of, read_groups, split_with_groups, straddling
+from hyperkit.data.layout import find_objects
 from hyperkit.data.learnit import prepare_learnit
 from hyperkit.data.pack import open_pack
 from hyperkit.data.pairs import frozen_pairs
@@ -115,6 +116,8 @@ def prepare_nvs(
     given = [name for name, value in (("--meshes", meshes), ("--learnit", learnit), ("--data", data)) if value]
     if len(given) > 1:
         raise HyperkitError(f"{' and '.join(given)} were given together.", "Give one of --meshes, --learnit, --data.")
+    if given and (classes or objects):
+        raise HyperkitError("--classes and --objects belong to the procedural set.", f"Drop them, or drop {given[0]}.")
     fractions = _fractions(test_fraction, val_fraction)
     table = read_groups(groups) if groups else None
     if meshes:
@@ -207,9 +210,13 @@ def _from_meshes(
     with tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=f".{Path(out).name}-part-") as part:
         place = Path(part) / "data"
         report = render_folder(
-            Path(meshes), place, size=size, views=views, seed=seed, groups=groups, fractions=fractions,
+            Path(meshes), place, size=size, views=views, seed=seed, groups=None, fractions=fractions,
             workers=None, progress=progress, up=up,
         )  # fmt: skip
+        if groups:
+            # Over all classes at once: a group may span them.
+            for class_name, splits in split_with_groups(list(find_objects(place)), seed, fractions, groups).items():
+                write_splits(place, class_name, splits)
         place.rename(out)
     left_out = [(str(path), reason) for path, reason in report.left_out]
     notes = [f"{len(left_out)} meshes could not be read and were left out"] if left_out else []
@@ -248,8 +255,6 @@ def _finish(
         for name in splits.ids[split]:
             part = name.split("/", 1)[0]
             counts[split][part] = counts[split].get(part, 0) + 1
-    if pack.without_transforms:
-        notes.append(f"{len(pack.without_transforms)} objects have no transforms.json and are skipped")
     return PrepareReport(
         root=str(root),
         kind=source.kind,
