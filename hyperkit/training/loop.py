@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from hyperkit.errors import HyperkitError, RunInterrupted
-from hyperkit.randomness import StepRandom, key
+from hyperkit.randomness import StepRandom
 from hyperkit.tasks.base import Task, TrainingData
 from hyperkit.training import checkpoints as ckpt
 from hyperkit.training.averaging import WeightAverage
 from hyperkit.training.config import TrainingConfig, total_steps
 from hyperkit.training.devices import build_fabric, close_processes
 from hyperkit.training.failures import interrupted, is_out_of_memory, not_finite, out_of_memory
+from hyperkit.training.generators import generator_states, restore_generators, seed_step
 from hyperkit.training.meters import Meter
 from hyperkit.training.optimizers import build_optimizer, count_parameters, describe_counts, set_learning_rate
 from hyperkit.training.prefetch import Prefetcher
@@ -189,9 +190,7 @@ class _Training:
         self.validated, self.best = checkpoint.validated, dict(checkpoint.best)
         self.seconds_before = self.seconds = checkpoint.seconds
         self.saved = (self.step, self.seconds)
-        torch.set_rng_state(checkpoint.rng["cpu"])
-        if "cuda" in checkpoint.rng and self.fabric.device.type == "cuda":
-            torch.cuda.set_rng_state(checkpoint.rng["cuda"], self.fabric.device)
+        restore_generators(checkpoint.rng, self.fabric.device)
         step, validated = checkpoint.step, checkpoint.validated
         self.run.keep_metrics(
             lambda line: (
@@ -272,8 +271,8 @@ class _Training:
         rate = self.config.learning_rate
         assert rate is not None
         set_learning_rate(self.optimizer, rate * multiplier(self.config, self._progress()))
-        self._seed_step()
         rank, world, parts = self.fabric.global_rank, self.fabric.world_size, self.config.accumulate
+        seed_step(self.config.seed, self.step, rank, self.fabric.device)
         for part in range(parts):
             micro_step = self.step * parts + part
             batch = feed.next_batch()
@@ -296,13 +295,6 @@ class _Training:
             return nullcontext()
         context: AbstractContextManager[Any] = self.wrapped.no_sync()  # type: ignore[operator]
         return context
-
-    def _seed_step(self) -> None:
-        # Dropout and the like draw from torch's own generators: they too depend on the step, not on what came before.
-        seed = key(self.config.seed, "torch", self.step, self.fabric.global_rank)
-        torch.default_generator.manual_seed(seed)
-        if self.fabric.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
 
     def _log(self, feed: Prefetcher, record: Record) -> None:
         self._check_finite(parameters=False)
@@ -372,9 +364,6 @@ class _Training:
     def _checkpoint(self) -> ckpt.Checkpoint:
         if self.samples is None:
             self.samples = self.task.samples()
-        rng = {"cpu": torch.get_rng_state()}
-        if self.fabric.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
         content = ckpt.Checkpoint(
             config=dict(self.stored_config),
             task=self.task.name,
@@ -387,7 +376,7 @@ class _Training:
             best=self.best,
             validated=self.validated,
             meter=self.meter.state(),
-            rng=rng,
+            rng=generator_states(self.fabric.device),
             samples=self.samples,
             versions=ckpt.versions(),
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from hyperkit.errors import HyperkitError, RunFailed
 from hyperkit.training import checkpoints as ckpt
 from hyperkit.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -41,7 +42,7 @@ def example() -> Checkpoint:
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def stored(tmp_path: Path) -> Path:
     save_checkpoint(tmp_path / "last.pt", example())
     return tmp_path / "last.pt"

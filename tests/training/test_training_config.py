@@ -6,10 +6,11 @@ import math
 
 import pytest
 import yaml
+from training_toy import ToyTask
+
 from hyperkit.config import to_yaml, validate
 from hyperkit.errors import HyperkitError
 from hyperkit.training.config import TrainingConfig, fill_defaults, parse_duration, run_config_model, total_steps
-from training_toy import ToyTask
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from training_toy import ToyConfig, ToyModel
+
 from hyperkit.training.averaging import WeightAverage
 from hyperkit.training.config import TrainingConfig
 from hyperkit.training.optimizers import (
@@ -13,8 +16,6 @@ from hyperkit.training.optimizers import (
     parameter_groups,
     set_learning_rate,
 )
-from torch import nn
-from training_toy import ToyConfig, ToyModel
 
 CONFIG = TrainingConfig(learning_rate=1.0, weight_decay=0.5, backbone_lr_multiplier=0.1, optimizer="adamw")
 

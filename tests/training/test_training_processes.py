@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from training_toy import train
+
 from hyperkit.errors import HyperkitError
 from hyperkit.training.checkpoints import Checkpoint, load_checkpoint
-from training_toy import train
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -108,8 +109,9 @@ def test_torchrun_gives_the_same_result(tmp_path: Path, alone: Path) -> None:
 def test_a_batch_that_two_processes_cannot_share_is_refused() -> None:
     from types import SimpleNamespace
 
-    from hyperkit.training.loop import _Training
     from training_toy import ToyConfig, ToyData, ToyModel, ToyTask, resolve
+
+    from hyperkit.training.loop import _Training
 
     config = resolve({"training": {"steps": 1, "batch_size": 7}}).training
     fabric: Any = SimpleNamespace(world_size=2)

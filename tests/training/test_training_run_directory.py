@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from hyperkit.errors import HyperkitError
 from hyperkit.training.run_directory import RunDirectory, differences, read_config, run_folder
 

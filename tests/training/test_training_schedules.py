@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from hyperkit.training.config import TrainingConfig
 from hyperkit.training.schedules import cosine, multiplier, step_decay
 
@@ -27,7 +28,7 @@ def test_cosine_rises_linearly_and_falls_along_half_a_cosine() -> None:
     assert values.index(max(values)) == 100
     assert values[:100] == pytest.approx([(i + 0.5) / 100 for i in range(100)])
     assert sum(values) / 1000 == pytest.approx(0.1 * 0.5 + 0.9 * 0.5, abs=1e-4)  # both parts have mean 1/2
-    assert 0 < values[0]
+    assert values[0] > 0
     assert 0 < values[-1] < 1e-5
 
 

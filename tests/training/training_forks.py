@@ -18,6 +18,7 @@ from typing import Any
 import lightning_fabric  # noqa: F401  # imported once, before the forks
 import torch
 import training_toy
+
 from hyperkit.training.checkpoints import load_checkpoint
 
 VALUES = {

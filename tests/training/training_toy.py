@@ -1,4 +1,4 @@
-"""A regression task that is quick enough to train in a test; also a script: ``python training_toy.py OUT key=value``."""
+"""A regression task that is quick to train in a test; also a script: ``python training_toy.py OUT key=value``."""
 
 from __future__ import annotations
 
