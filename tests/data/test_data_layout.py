@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -188,7 +189,7 @@ def test_made_splits_have_the_asked_sizes_and_do_not_depend_on_order() -> None:
     names = [f"{i:03d}" for i in range(200)]
     splits = make_splits(names, 3, (0.7, 0.1, 0.2))
     assert {name: len(part) for name, part in splits.items()} == {"train": 140, "val": 20, "test": 40}
-    assert sorted(sum(splits.values(), [])) == names
+    assert sorted(chain(*splits.values())) == names
     assert make_splits(names[::-1], 3, (0.7, 0.1, 0.2)) == splits
     assert make_splits(names, 4, (0.7, 0.1, 0.2)) != splits
     assert {name: len(part) for name, part in make_splits(names[:3], 0).items()} == {"train": 1, "val": 1, "test": 1}
@@ -202,7 +203,7 @@ def test_groups_are_never_divided_even_over_classes(seed: int) -> None:
     splits = split_with_groups(names, seed, (0.6, 0.1, 0.3), groups)
     whole = {key: [f"{c}/{name}" for c in splits for name in splits[c][key]] for key in ("train", "val", "test")}
     assert straddling(groups, whole) == []
-    assert sorted(sum(whole.values(), [])) == names
+    assert sorted(chain(*whole.values())) == names
     assert abs(len(whole["test"]) - 36) <= 12
     broken = {"train": whole["train"] + whole["test"][:1], "test": whole["test"][1:] + whole["train"][:1]}
     assert straddling(groups, broken)

@@ -78,7 +78,7 @@ def test_resizing_keeps_the_mean_of_the_composited_picture(make_data: MakeData) 
     assert np.isclose(half.focal[0] * 2, full.focal[0])
 
     def white(pixels: np.ndarray) -> torch.Tensor:
-        return composite(planes(np.ascontiguousarray(pixels).reshape(len(pixels), -1, 4)), "white").double()
+        return composite(planes(np.array(pixels).reshape(len(pixels), -1, 4)), "white").double()
 
     exact = white(full.pixels).reshape(-1, 3, 8, 2, 8, 2).mean(dim=(3, 5)).flatten(2)
     # rounding alpha and colour to 8 bits; measured worst case 0.0037
