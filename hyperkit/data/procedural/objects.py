@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -34,3 +35,15 @@ def make_object(class_name: str, seed: int, index: int) -> Mesh:
     if class_name not in _MAKERS:
         raise unknown_name("procedural class", class_name, _MAKERS)
     return _MAKERS[class_name](numpy_rng(seed, "procedural", class_name, index)).mesh()
+
+
+def fingerprint(mesh: Mesh) -> str:
+    """Return a SHA-256 of a mesh's faces, vertices and colours, the last two rounded to 1e-4.
+
+    Sine, cosine and square root may differ in their last bits between processors; rounding hides that. Normals hang on
+    comparisons at creases, and pictures on float32 arithmetic: they are compared to a tolerance, not hashed.
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(mesh.faces, np.int32).tobytes())
+    for values in (mesh.vertices, mesh.corner_colours):
+        digest.update(np.round(np.asarray(values, np.float64) * 1e4).astype(np.int32).tobytes())
+    return digest.hexdigest()
