@@ -179,7 +179,7 @@ def load_mesh(file: Path, up: str = "y", max_texture: int = 512) -> Mesh:
     import trimesh
 
     try:
-        scene = trimesh.load_scene(file)
+        scene = trimesh.load_scene(file, process=False)  # processing drops faces with vertices that are not finite
         geometries = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
     except Exception as error:  # readers raise anything on broken files: struct, key, index, value, import errors
         text = str(error).strip().splitlines()
