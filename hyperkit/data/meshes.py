@@ -82,17 +82,13 @@ def render_folder(
         supersample: samples per pixel along each axis.
 
     Returns:
-        What was written and what was left out. A mesh that cannot be read, is empty, or has vertices that are not
-        finite is left out; nothing of it is written.
+        What was written and what was left out: meshes that cannot be read, are empty, or have infinite vertices.
 
     Raises:
         HyperkitError: the folder does not exist, or holds no mesh that can be used.
         RunFailed: the disk is full, or a worker died.
     """
-    if up not in ("y", "z"):
-        raise HyperkitError(f"up is {up!r}.", 'Allowed: "y", "z".')
-    if size < 1 or views < 1:
-        raise HyperkitError(f"size is {size} and views {views}.", "Both must be at least 1.")
+    _check(size, views, up)
     files, left_out = find_meshes(meshes)
     out = Path(out)
     jobs = [_Job(file, out, name, size, views, seed, up, supersample) for name, file in files.items()]
@@ -104,15 +100,21 @@ def render_folder(
             left_out.append((jobs[index].file, reason))
         if progress is not None:
             progress(done, len(jobs))
-    left_out.sort()
     if not written:
-        reasons = "\n".join(f"  {path}: {reason}" for path, reason in left_out)
+        reasons = "\n".join(f"  {path}: {reason}" for path, reason in sorted(left_out))
         raise HyperkitError(f"No mesh in {meshes} can be used:\n{reasons}", _expected())
-    rendered: dict[str, int] = {}
-    for class_name, splits in split_with_groups(sorted(written), seed, fractions, groups or {}).items():
+    divided = split_with_groups(sorted(written), seed, fractions, groups or {})
+    for class_name, splits in divided.items():
         write_splits(out, class_name, splits)
-        rendered[class_name] = sum(map(len, splits.values()))
-    return MeshReport(rendered, left_out)
+    rendered = {class_name: sum(map(len, splits.values())) for class_name, splits in divided.items()}
+    return MeshReport(rendered, sorted(left_out))
+
+
+def _check(size: int, views: int, up: str) -> None:
+    if up not in ("y", "z"):
+        raise HyperkitError(f"up is {up!r}.", 'Allowed: "y", "z".')
+    if size < 1 or views < 1:
+        raise HyperkitError(f"size is {size} and views {views}.", "Both must be at least 1.")
 
 
 def find_meshes(folder: Path) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
