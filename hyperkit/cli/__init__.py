@@ -12,6 +12,7 @@ import typer
 from hyperkit._version import __version__
 from hyperkit.cli.evaluate import evaluate
 from hyperkit.cli.finetune import finetune
+from hyperkit.cli.options import is_follower
 from hyperkit.cli.prepare import prepare
 from hyperkit.cli.render import render
 from hyperkit.cli.train import train
@@ -70,7 +71,8 @@ def main() -> None:
     try:
         app()
     except HyperkitError as error:
-        sys.stderr.write(f"Error: {error}\n")
+        if not is_follower():
+            sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

@@ -23,6 +23,7 @@ def finetune(
     seed: o.SeedOption = None,
     steps: o.StepsOption = None,
     max_time: o.MaxTimeOption = None,
+    slim: o.SlimOption = None,
     assignments: o.SetOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
@@ -46,6 +47,7 @@ def finetune(
         seed=seed,
         steps=steps,
         max_time=max_time,
+        slim=slim,
     )
     result = work(checkpoint, overrides=changes, out=out, resume=resume, progress=make_progress())
     result.show()

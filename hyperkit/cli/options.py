@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,9 @@ StepsOption = Annotated[int | None, typer.Option("--steps", metavar="N", help="O
 MaxTimeOption = Annotated[
     str | None, typer.Option("--max-time", metavar="TIME", help="Stop cleanly after this time: 90s, 10m, 1h30m.")
 ]
+SlimOption = Annotated[
+    bool | None, typer.Option("--slim", help="Leave a frozen backbone's weights out of the checkpoints.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Set anything else; may be given several times."),
@@ -64,6 +68,7 @@ PLACES = {
     "seed": "training.seed",
     "steps": "training.steps",
     "max_time": "training.max_time",
+    "slim": "training.slim",
 }
 """Everyday flag -> the field of the configuration that it sets."""
 
@@ -93,12 +98,19 @@ def split_names(text: str | None) -> list[str] | None:
 
 
 def emit(path: Path | str | None, content: Mapping[str, Any], as_json: bool) -> None:
-    """Write the result to stdout: its path, or with ``--json`` one object."""
+    """Write the result to stdout: its path, or with ``--json`` one object; the first of several processes alone does."""
+    if is_follower():
+        return
     if as_json:
         sys.stdout.write(json.dumps(content, default=str) + "\n")
     elif path is not None:
         sys.stdout.write(f"{path}\n")
     sys.stdout.flush()
+
+
+def is_follower() -> bool:
+    """Return whether this is a further process of a training over several."""
+    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) != 0
 
 
 def say(renderable: Any) -> None:

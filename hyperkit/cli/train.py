@@ -27,6 +27,7 @@ def train(
     seed: o.SeedOption = None,
     steps: o.StepsOption = None,
     max_time: o.MaxTimeOption = None,
+    slim: o.SlimOption = None,
     assignments: o.SetOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
@@ -53,6 +54,7 @@ def train(
         seed=seed,
         steps=steps,
         max_time=max_time,
+        slim=slim,
     )
     result = work(task, recipe=recipe, overrides=changes, out=out, resume=resume, progress=make_progress())
     result.show()

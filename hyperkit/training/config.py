@@ -74,6 +74,7 @@ class TrainingConfig(PartConfig):
         save_every, save_minutes: a checkpoint after so many steps, or so many minutes, whichever comes first.
         log_every: steps between lines of metrics; None for a hundred in a run, at most 50 apart.
         keep_checkpoints: 1 keeps ``last.pt``; n > 1 the newest n as ``step-000100.pt`` too. ``best.pt`` is extra.
+        slim: leave a frozen backbone's weights out of the checkpoints; they are found again by their name and hash.
         compile: compile the model with torch.compile.
         tensorboard: write TensorBoard files, with pictures at each validation.
     """
@@ -106,6 +107,7 @@ class TrainingConfig(PartConfig):
     save_minutes: float | None = Field(default=5.0, gt=0)
     log_every: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=1, ge=1)
+    slim: bool = False
     compile: bool = False
     tensorboard: bool = True
 

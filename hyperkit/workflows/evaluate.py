@@ -52,8 +52,9 @@ class RunResult:
         from rich.console import Console
 
         console = Console(stderr=True)
-        if self.results:
-            console.print(render_rich_table(self.results))
+        if not self.results:  # in a further process of several
+            return
+        console.print(render_rich_table(self.results))
         for name, path in self.files.items():
             console.print(f"{name}: {path}", highlight=False, soft_wrap=True)
         if self.note:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from hyperkit.backbones.build import require_weights
 from hyperkit.errors import HyperkitError
 from hyperkit.reports.plots import training_curves
 from hyperkit.reports.tables import write_results
@@ -74,11 +75,21 @@ def run_training(
         progress: is told of every step.
         initial: state dict to start from.
     """
+    require_weights(config.backbone)  # missing weights are said at once, before data is made or libraries are loaded
     plain = config.model_dump(mode="json")
     opened = RunDirectory.open(out or "", plain) if must_exist else RunDirectory.create(out, task_cls.name, plain)
     with opened as run:
         task = task_cls(config, config.training.seed)
-        fitted = fit(task, config.training, run, stored_config=plain, initial=initial, progress=progress)
+        slim_name = config.backbone.name if config.training.slim else None
+        fitted = fit(
+            task,
+            config.training,
+            run,
+            stored_config=plain,
+            initial=initial,
+            progress=progress,
+            slim_name=slim_name,
+        )
         if run.follower:
             return RunResult(run.path, {})
         return report(run, fitted)
