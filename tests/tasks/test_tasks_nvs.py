@@ -88,7 +88,7 @@ def test_no_parameter_is_unused() -> None:
 
 def test_a_field_can_be_learned_by_heart() -> None:
     # two objects, one batch: the loss must fall far below that of a white picture, and never collapse to it
-    task, training = build(data={"builtin": "debug", "rays_per_item": 64, "foreground_epochs": 0})
+    task, _ = build(data={"builtin": "debug", "rays_per_item": 64, "foreground_epochs": 0})
     torch.manual_seed(0)
     model = task.build_model()
     data = task.data()
