@@ -98,7 +98,7 @@ def split_names(text: str | None) -> list[str] | None:
 
 
 def emit(path: Path | str | None, content: Mapping[str, Any], as_json: bool) -> None:
-    """Write the result to stdout: its path, or with ``--json`` one object. Further processes of several write nothing."""
+    """Write the result to stdout: its path, or with ``--json`` one object. Followers write nothing."""
     if is_follower():
         return
     if as_json:
