@@ -11,7 +11,6 @@ from typing import Any
 
 from hyperkit.data.builtin import BUILTIN, builtin_root, make_procedural
 from hyperkit.data.groups import group_of, read_groups, split_with_groups, straddling
-from hyperkit.data.layout import find_objects
 from hyperkit.data.learnit import prepare_learnit
 from hyperkit.data.pack import open_pack
 from hyperkit.data.pairs import frozen_pairs
@@ -210,13 +209,16 @@ def _from_meshes(
     with tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=f".{Path(out).name}-part-") as part:
         place = Path(part) / "data"
         report = render_folder(
-            Path(meshes), place, size=size, views=views, seed=seed, groups=None, fractions=fractions,
-            workers=None, progress=progress, up=up,
-        )  # fmt: skip
-        if groups:
-            # Over all classes at once: a group may span them.
-            for class_name, splits in split_with_groups(list(find_objects(place)), seed, fractions, groups).items():
-                write_splits(place, class_name, splits)
+            Path(meshes),
+            place,
+            size=size,
+            views=views,
+            seed=seed,
+            groups=groups,
+            fractions=fractions,
+            progress=progress,
+            up=up,
+        )
         place.rename(out)
     left_out = [(str(path), reason) for path, reason in report.left_out]
     notes = [f"{len(left_out)} meshes could not be read and were left out"] if left_out else []

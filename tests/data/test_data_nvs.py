@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -222,7 +223,7 @@ def test_colours_change_together_and_the_background_stays_white(tmp_path: Path, 
 def test_fractions_are_nested_and_per_class() -> None:
     names = [f"{c}/{i:03d}" for c, n in (("cars", 100), ("lamps", 10)) for i in range(n)]
     parts = [set(nested_fraction(names, fraction)) for fraction in (0.01, 0.1, 0.2, 0.5, 1.0)]
-    assert all(small <= large for small, large in zip(parts, parts[1:], strict=False))
+    assert all(small <= large for small, large in pairwise(parts))
     assert [len(part) for part in parts] == [2, 11, 22, 55, 110]
 
 
@@ -244,6 +245,14 @@ def test_evaluation_asks_for_every_ray_of_the_frozen_target(make_data: MakeData)
         camera = data.object(pair.object).cameras
         one = Cameras(camera.poses[pair.target][None], camera.focal[:1], 8, 8)
         assert torch.equal(batch.query.directions[i], geometry.picture_rays(one).directions[0])
+
+
+def test_every_split_has_its_own_frozen_pairs(make_data: MakeData) -> None:
+    data = _open(make_data({"cars": 9}, splits=SPLITS))
+    objects = {split: {pair.object for pair in data.pairs(split).pairs} for split in ("train", "val", "test")}
+    assert {split: len(names) for split, names in objects.items()} == {"train": 5, "val": 1, "test": 3}
+    assert len({data.pairs(split).hash for split in objects}) == 3
+    assert not objects["train"] & objects["test"]
 
 
 def test_shuffled_evaluation_changes_the_context_only(make_data: MakeData) -> None:

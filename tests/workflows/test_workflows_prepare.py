@@ -156,3 +156,28 @@ def test_an_interrupted_generator_leaves_no_data_set(monkeypatch: pytest.MonkeyP
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".locks"]
     shutil.rmtree(tmp_path / "cache")
     assert list_cache() == []
+
+
+def test_meshes_are_rendered_divided_and_packed(tmp_path: Path) -> None:
+    import trimesh
+
+    (tmp_path / "meshes" / "boxes").mkdir(parents=True)
+    for index in range(6):
+        box = trimesh.creation.box((1.0, 1.0 + 0.2 * index, 0.5))
+        box.export(tmp_path / "meshes" / "boxes" / f"b{index}.ply")
+    (tmp_path / "meshes" / "boxes" / "bad.ply").write_text("no mesh")
+    (tmp_path / "groups.csv").write_text("".join(f"b{index}.ply,pair {index // 2}\n" for index in range(6)))
+    report = prepare_nvs(
+        tmp_path / "out",
+        meshes=tmp_path / "meshes",
+        groups=tmp_path / "groups.csv",
+        size=8,
+        views=4,
+        test_fraction=0.34,
+        val_fraction=0.33,
+    )
+    assert report.counts == {split: {"boxes": 2} for split in ("train", "val", "test")}
+    assert [Path(path).name for path, _ in report.left_out] == ["bad.ply"]
+    splits = read_splits(tmp_path / "out", find_objects(tmp_path / "out"))
+    assert straddling(read_groups(tmp_path / "groups.csv"), splits.ids) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["groups.csv", "meshes", "out"]
