@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperkit.data.places import folder_lock
+from hyperkit.data.places import folder_lock, new_folder
 from hyperkit.errors import unknown_name
 from hyperkit.files import cache_dir
 
@@ -78,18 +76,14 @@ def make_procedural(
         seed: seed of the generator.
         classes: class folders; None: all that the generator knows.
         progress: called with (objects done, objects in all).
+
+    Raises:
+        HyperkitError: ``out`` is there already.
+        RunFailed: the disk is full or the place cannot be written.
     """
     from hyperkit.data import procedural
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for stale in out.parent.glob(f".{out.name}-part-*"):  # of a process that was killed
-        shutil.rmtree(stale, ignore_errors=True)
-    part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-part-"))
-    try:
-        chosen = {class_name: counts for class_name in classes or procedural.CLASSES}
-        procedural.generate(part, chosen, size=size, views=views, seed=seed, progress=progress)
-        part.chmod(0o755)
-        part.rename(out)
-    finally:
-        if part.exists():
-            shutil.rmtree(part, ignore_errors=True)
+    chosen = {class_name: counts for class_name in classes or procedural.CLASSES}
+    with new_folder(Path(out)) as part:
+        procedural.generate(part / "data", chosen, size=size, views=views, seed=seed, progress=progress)
+        (part / "data").rename(out)

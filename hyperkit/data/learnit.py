@@ -9,17 +9,15 @@ import lzma
 import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from hyperkit.data.layout import find_objects
-from hyperkit.data.places import side_folder
+from hyperkit.data.places import new_folder, side_folder
 from hyperkit.data.splits import SPLITS, read_splits
 from hyperkit.errors import HyperkitError, RunFailed
 from hyperkit.files import sha256_of, write_text
@@ -80,7 +78,7 @@ def prepare_learnit(source: Path, out: Path | None = None, progress: Progress | 
         root = _locate(source)
         digest = _tree_hash(root)
         if out is not None and Path(out).resolve() != root.resolve():
-            with _new_folder(Path(out)) as part:
+            with new_folder(Path(out)) as part:
                 _check_space(part, sum(path.stat().st_size for path in root.rglob("*") if path.is_file()))
                 shutil.copytree(root, part / "data", ignore=shutil.ignore_patterns(".*"))
                 (part / "data").rename(Path(out))
@@ -91,7 +89,7 @@ def prepare_learnit(source: Path, out: Path | None = None, progress: Progress | 
                 "An archive needs a folder to be unpacked into.", f"Add --out DIR to --learnit {source}"
             )
         digest = sha256_of(source)
-        with _new_folder(Path(out)) as part:
+        with new_folder(Path(out)) as part:
             _unpack(source, part / "data", progress)
             _unpack_inner(part / "data", progress)
             _locate(part / "data").rename(Path(out))
@@ -116,27 +114,6 @@ def _check(root: Path, source: Path, digest: str) -> LearnItReport:
     if without:
         notes.append(f"{len(without)} objects have no transforms.json and are skipped")
     return LearnItReport(str(root), str(source), digest, counts, missing, without, splits.unlisted, tuple(notes))
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise HyperkitError(f"{out} exists and is not empty.", "Give --out a new folder.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-part-"))
-    except OSError as error:
-        raise RunFailed(f"{out} cannot be made: {error}.", "Choose another place with --out.") from error
-    try:
-        if out.exists():
-            out.rmdir()
-        yield part
-    except OSError as error:
-        raise RunFailed(
-            f"The data could not be written to {out}: {error}.", "Nothing was left half-written. Free some space."
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _locate(folder: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from hyperkit.data.groups import group_of, read_groups, split_with_groups, strad
 from hyperkit.data.learnit import prepare_learnit
 from hyperkit.data.pack import open_pack
 from hyperkit.data.pairs import frozen_pairs
+from hyperkit.data.places import new_folder
 from hyperkit.data.splits import SPLITS, find_splits_file, read_splits, write_splits
 from hyperkit.errors import HyperkitError
 from hyperkit.files import cache_dir
@@ -90,8 +90,7 @@ def prepare_nvs(
 ) -> PrepareReport:
     """Prepare a data set for novel view synthesis: make or check it, pack its pictures, freeze its evaluation pairs.
 
-    With none of ``meshes``, ``learnit`` and ``data``: the procedural set, the built-in one in the cache unless ``out``
-    is given.
+    Without ``meshes``, ``learnit`` and ``data``: the procedural set, the built-in one unless ``out`` is given.
 
     Args:
         out: folder to make. Needed for meshes and archives.
@@ -122,10 +121,7 @@ def prepare_nvs(
     if meshes:
         source = _from_meshes(meshes, out, size, views, seed, table, fractions, up, progress)
     elif learnit:
-        report = prepare_learnit(learnit, out, progress)
-        source = _Source(Path(report.root), "learnit", sha256=report.sha256)
-        if report.missing:
-            source.notes.append(f"{len(report.missing)} objects of the splits files are not in the archive")
+        source = _from_learnit(learnit, out, progress)
     elif data:
         if out is not None:
             raise HyperkitError("--data is checked and packed where it is; --out is not used with it.", "Drop --out.")
@@ -165,7 +161,6 @@ def _procedural(
         return _Source(builtin_root("quickstart", progress), "procedural", packed=default.packed)
     if out is None:
         raise HyperkitError("A procedural set other than the built-in one needs a folder.", "Name a new one: --out DIR")
-    _check_new(out)
     make_procedural(out, (counts[0], counts[1], counts[2]), size, views, seed, _classes(classes), progress)
     return _Source(Path(out), "procedural")
 
@@ -180,11 +175,11 @@ def _classes(classes: Sequence[str] | None) -> tuple[str, ...] | None:
     return tuple(classes) if classes else None
 
 
-def _check_new(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise HyperkitError(f"{out} exists and is not empty.", "Give --out a new folder, or remove this one.")
-    if out.exists():
-        out.rmdir()
+def _from_learnit(learnit: Path, out: Path | None, progress: Progress | None) -> _Source:
+    report = prepare_learnit(learnit, out, progress)
+    missing = len(report.missing)
+    notes = [f"{missing} objects of the splits files are not in the archive"] if missing else []
+    return _Source(Path(report.root), "learnit", notes=notes, sha256=report.sha256)
 
 
 def _from_meshes(
@@ -204,13 +199,10 @@ def _from_meshes(
         raise HyperkitError("--meshes needs a folder for the pictures.", "Name a new one: --out DIR")
     if not Path(meshes).is_dir():
         raise HyperkitError(f"The folder of meshes {meshes} does not exist.", "Its sub-folders are the classes.")
-    _check_new(Path(out))
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=f".{Path(out).name}-part-") as part:
-        place = Path(part) / "data"
+    with new_folder(Path(out)) as part:
         report = render_folder(
             Path(meshes),
-            place,
+            part / "data",
             size=size,
             views=views,
             seed=seed,
@@ -219,7 +211,7 @@ def _from_meshes(
             progress=progress,
             up=up,
         )
-        place.rename(out)
+        (part / "data").rename(out)
     left_out = [(str(path), reason) for path, reason in report.left_out]
     notes = [f"{len(left_out)} meshes could not be read and were left out"] if left_out else []
     return _Source(Path(out), "meshes", left_out, notes)
