@@ -78,7 +78,7 @@ _ENTRIES = (
     _openai("clip-large", "ViT-L-14-quickgelu"),
     _timm("random", "vit_base_patch16_224", None, _RANDOM),
     _timm("vit_tiny", "vit_tiny_patch16_224", None, _SMALL, img_size=128),
-    _timm("vit_nano", "vit_tiny_patch16_224", None, _SMALL, img_size=64, patch_size=8, depth=6, num_heads=3),
+    _timm("vit_nano", "vit_tiny_patch16_224", None, _SMALL, img_size=64, patch_size=8, depth=3, num_heads=3),
 )
 
 NAMED: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}

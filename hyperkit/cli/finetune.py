@@ -33,6 +33,7 @@ def finetune(
 
     Example: hyperkit finetune runs/a/checkpoints/best.pt --data my-scenes --strategy lora --steps 500
     """
+    from hyperkit.cli.bars import CountedProgress
     from hyperkit.training.progress import make_progress
     from hyperkit.workflows.finetune import finetune as work
 
@@ -49,6 +50,13 @@ def finetune(
         max_time=max_time,
         slim=slim,
     )
-    result = work(checkpoint, overrides=changes, out=out, resume=resume, progress=make_progress())
+    result = work(
+        checkpoint,
+        overrides=changes,
+        out=out,
+        resume=resume,
+        progress=make_progress(),
+        data_progress=CountedProgress("preparing data"),
+    )
     result.show()
     o.emit(result.run, result.to_json(), as_json)

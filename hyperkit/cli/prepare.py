@@ -126,11 +126,14 @@ def _list(as_json: bool) -> None:
 
 
 def _nvs(as_json: bool, **arguments: object) -> None:
-    from hyperkit.cli.bars import progress_bar
+    from hyperkit.cli.bars import CountedProgress
     from hyperkit.workflows.prepare import prepare_nvs
 
-    with progress_bar("prepare") as progress:
+    progress = CountedProgress("preparing")
+    try:
         report = prepare_nvs(progress=progress, **arguments)  # type: ignore[arg-type]
+    finally:
+        progress.close()
     for line in _lines(report.as_dict()):
         o.say(line)
     o.emit(report.root, report.as_dict(), as_json)

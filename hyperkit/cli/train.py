@@ -37,6 +37,7 @@ def train(
 
     Example: hyperkit train nvs --backbone clip --data shapenet --out runs/clip
     """
+    from hyperkit.cli.bars import CountedProgress
     from hyperkit.training.progress import make_progress
     from hyperkit.workflows.train import train as work
 
@@ -56,6 +57,14 @@ def train(
         max_time=max_time,
         slim=slim,
     )
-    result = work(task, recipe=recipe, overrides=changes, out=out, resume=resume, progress=make_progress())
+    result = work(
+        task,
+        recipe=recipe,
+        overrides=changes,
+        out=out,
+        resume=resume,
+        progress=make_progress(),
+        data_progress=CountedProgress("preparing data"),
+    )
     result.show()
     o.emit(result.run, result.to_json(), as_json)

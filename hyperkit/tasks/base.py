@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ class Task(ABC):
     def __init__(self, config: Any, seed: int = 0) -> None:
         self.config = config
         self.seed = seed
+        self.data_progress: Callable[[int, int], None] | None = None
+        """Is told (done, in all) while data is made or packed on first use."""
 
     @abstractmethod
     def data(self) -> TrainingData:

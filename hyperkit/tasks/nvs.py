@@ -73,7 +73,7 @@ class NVSTask(Task):
 
     @cached_property
     def _data(self) -> NVSData:
-        return NVSData(self.config.data, self.seed)
+        return NVSData(self.config.data, self.seed, self.data_progress)
 
     def data(self) -> NVSData:
         """Open the views; see ``NVSData``."""

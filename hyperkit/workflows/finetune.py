@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hyperkit.config import merge
@@ -22,6 +22,7 @@ def finetune(
     out: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
     progress: ProgressSink | None = None,
+    data_progress: Callable[[int, int], None] | None = None,
 ) -> RunResult:
     """Train on from a checkpoint, with the same loop as ``train``.
 
@@ -33,10 +34,10 @@ def finetune(
         overrides: nested values laid over the checkpoint's configuration.
         out: folder of the new run.
         resume: an interrupted finetuning run to go on with.
-        progress: is told of every step.
+        progress, data_progress: as for ``train``.
     """
     if resume is not None:
-        return train(resume=resume, overrides=overrides, out=out, progress=progress)
+        return train(resume=resume, overrides=overrides, out=out, progress=progress, data_progress=data_progress)
     file = find_checkpoint(checkpoint)
     stored = load_checkpoint(file)
     changes = merge({"data": {"foreground_epochs": 0.0}}, overrides or {})
@@ -44,4 +45,4 @@ def finetune(
     if stored.slim is not None:
         task = task_cls(config, config.training.seed)
         stored = restore_slim(stored, task.build_model().state_dict())
-    return run_training(task_cls, config, out, False, progress, initial=stored.weights())
+    return run_training(task_cls, config, out, False, progress, data_progress, initial=stored.weights())

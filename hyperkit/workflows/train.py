@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hyperkit.backbones.build import require_weights
@@ -31,6 +31,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
     progress: ProgressSink | None = None,
+    data_progress: Callable[[int, int], None] | None = None,
 ) -> RunResult:
     """Train a task by a recipe, evaluate the best checkpoint on the test split, and write pictures.
 
@@ -41,6 +42,7 @@ def train(
         out: folder of the run; ``runs/<task>-<time>`` by default. An interrupted run there is gone on with.
         resume: a run to go on with; its own configuration holds, ``overrides`` may change how far and where.
         progress: is told of every step.
+        data_progress: is told (done, in all) while data is made or packed on first use.
 
     Raises:
         HyperkitError: bad configuration, data or weights.
@@ -54,7 +56,7 @@ def train(
         out = resume
     else:
         task_cls, config = from_recipe(task, recipe, overrides, "train")
-    return run_training(task_cls, config, out, resume is not None, progress)
+    return run_training(task_cls, config, out, resume is not None, progress, data_progress)
 
 
 def run_training(
@@ -63,6 +65,7 @@ def run_training(
     out: str | os.PathLike[str] | None,
     must_exist: bool,
     progress: ProgressSink | None,
+    data_progress: Callable[[int, int], None] | None = None,
     initial: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Train, evaluate and report one run; ``train`` and ``finetune`` share it.
@@ -72,7 +75,7 @@ def run_training(
         config: the resolved configuration.
         out: folder of the run, or None for a new one.
         must_exist: the run must be there already.
-        progress: is told of every step.
+        progress, data_progress: as for ``train``.
         initial: state dict to start from.
     """
     require_weights(config.backbone)  # missing weights are said at once, before data is made or libraries are loaded
@@ -80,6 +83,7 @@ def run_training(
     opened = RunDirectory.open(out or "", plain) if must_exist else RunDirectory.create(out, task_cls.name, plain)
     with opened as run:
         task = task_cls(config, config.training.seed)
+        task.data_progress = data_progress
         slim_name = config.backbone.name if config.training.slim else None
         fitted = fit(
             task,

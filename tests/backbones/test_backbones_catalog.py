@@ -51,7 +51,7 @@ def test_the_small_ones_have_the_sizes_that_are_promised() -> None:
     tiny = build_backbone(BackboneConfig(name="vit_tiny"))
     assert (nano.width, len(list(nano.blocks)), nano.info.patch_size, nano.info.image_size) == (
         192,
-        6,
+        3,
         (8, 8),
         (64, 64),
     )
