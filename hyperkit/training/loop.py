@@ -94,14 +94,14 @@ def fit(
     # What is made or downloaded on first use is made by one process of each machine, before the others come to it.
     data = task.data() if first_here else None
     checkpoint = ckpt.load_checkpoint(run.last) if process_rank() == 0 and run.last.is_file() else None
-    model = build_model(task, config.seed, checkpoint) if first_here else None
+    model = build_model(task, config.seed, checkpoint, initial) if first_here else None
     fabric.launch()
     run.path = fabric.broadcast(run.path)
     checkpoint = fabric.broadcast(checkpoint)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data = task.data() if data is None else data
-    model = build_model(task, config.seed, checkpoint) if model is None else model
+    model = build_model(task, config.seed, checkpoint, initial) if model is None else model
     broken = True
     try:
         with StopSignals() as signals:

@@ -20,10 +20,14 @@ from hyperkit.training.checkpoints import Checkpoint
 _LOG = logging.getLogger("hyperkit")
 
 
-def build_model(task: Task, seed: int, checkpoint: Checkpoint | None) -> nn.Module:
-    """Build the task's model from the run's seed; pretrained weights are read only where the checkpoint lacks them."""
+def build_model(
+    task: Task, seed: int, checkpoint: Checkpoint | None, initial: Mapping[str, Tensor] | None
+) -> nn.Module:
+    """Build the task's model from the run's seed; pretrained weights only where no others replace them."""
     torch.manual_seed(key(seed, "model"))
-    return task.build_model(load_weights=checkpoint is None or checkpoint.slim is not None)
+    if checkpoint is None:
+        return task.build_model(load_weights=initial is None)
+    return task.build_model(load_weights=checkpoint.slim is not None)
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hyperkit.backbones import paper_defaults
+from hyperkit.backbones import paper_defaults, resolve_strategy
 from hyperkit.config import PartConfig, load_recipe, merge, validate
 from hyperkit.errors import HyperkitError
 from hyperkit.tasks import TASKS, Task
@@ -20,8 +20,18 @@ def find_task(name: str, verb: str) -> type[Task]:
     return task_cls
 
 
-def resolve(task_cls: type[Task], recipe: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> PartConfig:
+def resolve(
+    task_cls: type[Task],
+    recipe: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    from_checkpoint: bool = False,
+) -> PartConfig:
     """Lay overrides over a recipe, validate all of it, and fill in the paper's settings for the backbone.
+
+    Args:
+        task_cls: the task.
+        recipe, overrides: nested plain values.
+        from_checkpoint: the weights come from a checkpoint, so that the backbone needs none of its own.
 
     Raises:
         HyperkitError: a key is unknown or a value is not allowed.
@@ -29,7 +39,8 @@ def resolve(task_cls: type[Task], recipe: Mapping[str, Any], overrides: Mapping[
     values = merge(recipe, overrides or {})
     values.setdefault("task", task_cls.name)
     config: Any = validate(run_config_model(task_cls), values)
-    paper = paper_defaults(config.backbone)
+    strategy = resolve_strategy(config.backbone, from_checkpoint=from_checkpoint)
+    paper = paper_defaults(config.backbone, strategy)
     training = fill_defaults(
         config.training, learning_rate=paper.learning_rate, batch_size=paper.batch_size, schedule=paper.schedule
     )
@@ -46,4 +57,4 @@ def from_recipe(task: str, recipe: str, overrides: Mapping[str, Any] | None, ver
 def from_stored(stored: Mapping[str, Any], overrides: Mapping[str, Any] | None, verb: str) -> tuple[type[Task], Any]:
     """Return a task and configuration from the plain values that a run or a checkpoint holds."""
     task_cls = find_task(str(stored.get("task")), verb)
-    return task_cls, resolve(task_cls, stored, overrides)
+    return task_cls, resolve(task_cls, stored, overrides, from_checkpoint=True)

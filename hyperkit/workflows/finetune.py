@@ -6,8 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
+
+from hyperkit.backbones import resolve_strategy
 from hyperkit.config import merge
-from hyperkit.training.checkpoints import load_checkpoint, restore_slim
+from hyperkit.training.checkpoints import Checkpoint, load_checkpoint, restore_slim
 from hyperkit.training.progress import ProgressSink
 from hyperkit.workflows.configure import from_stored
 from hyperkit.workflows.evaluate import RunResult
@@ -42,7 +45,19 @@ def finetune(
     stored = load_checkpoint(file)
     changes = merge({"data": {"foreground_epochs": 0.0}}, overrides or {})
     task_cls, config = from_stored(stored.config, changes, "finetune")
-    if stored.slim is not None:
-        task = task_cls(config, config.training.seed)
-        stored = restore_slim(stored, task.build_model().state_dict())
-    return run_training(task_cls, config, out, False, progress, data_progress, initial=stored.weights())
+    initial = _start(stored, config)
+    return run_training(task_cls, config, out, False, progress, data_progress, initial)
+
+
+def _start(stored: Checkpoint, config: Any) -> Mapping[str, Tensor]:
+    """Return the checkpoint's weights under the names that they have with the new strategy."""
+    task_cls, before = from_stored(stored.config, None, "finetune")
+    old, new = (resolve_strategy(c.backbone, from_checkpoint=True) for c in (before, config))
+    if stored.slim is None and old == new:
+        return stored.weights()
+    model = task_cls(before, before.training.seed).build_model(load_weights=stored.slim is not None)
+    model.load_state_dict(restore_slim(stored, model.state_dict()).weights())
+    if old != new:
+        backbone: Any = model.backbone
+        backbone.set_strategy(new, config.backbone)
+    return model.state_dict()

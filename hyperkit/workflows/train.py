@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from hyperkit.backbones.build import require_weights
@@ -78,7 +79,8 @@ def run_training(
         progress, data_progress: as for ``train``.
         initial: state dict to start from.
     """
-    require_weights(config.backbone)  # missing weights are said at once, before data is made or libraries are loaded
+    if initial is None and not (out is not None and (Path(out) / "checkpoints" / "last.pt").is_file()):
+        require_weights(config.backbone)  # what is missing is said at once, before data is made
     plain = config.model_dump(mode="json")
     opened = RunDirectory.open(out or "", plain) if must_exist else RunDirectory.create(out, task_cls.name, plain)
     with opened as run:

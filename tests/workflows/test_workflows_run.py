@@ -186,6 +186,23 @@ def test_finetune_starts_from_the_checkpoint(run: RunResult, tmp_path: Path) -> 
     assert all(torch.allclose(start[name].float(), end[name].float(), atol=1e-6) for name in start)
 
 
+@pytest.mark.parametrize("strategy", ["frozen", "lora"])
+def test_finetune_with_another_strategy(run: RunResult, tmp_path: Path, strategy: str) -> None:
+    # the backbone has no weights of its own: they come from the checkpoint, and must not change
+    changes = {"training": {"steps": 2}, "backbone": {"strategy": strategy, "lora_rank": 2}}
+    tuned = finetune(run.run, overrides=changes, out=tmp_path / "b")
+    start = load_checkpoint(find_checkpoint(run.run)).weights()
+    end = load_checkpoint(tmp_path / "b" / "checkpoints" / "last.pt").weights()
+    for name, tensor in start.items():
+        if name.startswith("backbone."):
+            same = end.get(name, end.get(name.replace("qkv.", "qkv.base_layer.")))
+            assert torch.equal(tensor, same), name
+    assert any(".lora_" in name for name in end) == (strategy == "lora")
+    assert not torch.equal(start["hypernet.weight_tokens"], end["hypernet.weight_tokens"])
+    assert tuned.results["steps"] == 2
+    assert evaluate(tmp_path / "b", limit=1, out=tmp_path / "e").results["steps"] == 2
+
+
 def test_a_finished_run_is_not_trained_again(run: RunResult, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run.run, copy)
