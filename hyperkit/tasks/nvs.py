@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,8 +30,15 @@ from hyperkit.tasks.base import Task
 
 
 class ObjectiveConfig(PartConfig):
-    """What training minimises: MSE plus ``fog`` times a penalty on half-transparent rays."""
+    """What training minimises.
 
+    Attributes:
+        loss: ``mse``: the mean squared error, as in the papers. ``psnr``: the mean over items of 10 log10 of each one's
+            error, which is what is reported; objects that are hard count no more than those that are easy.
+        fog: weight of a penalty on half-transparent rays.
+    """
+
+    loss: Literal["mse", "psnr"] = "mse"
     fog: float = ConfigField(default=0.0, ge=0)
 
 
@@ -88,15 +95,16 @@ class NVSTask(Task):
         return INRHypernet(backbone, hypernet, target, self.config.renderer)
 
     def loss(self, model: nn.Module, batch: Batch, rng: StepRandom) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the mean squared error of the ray colours, with the PSNR that belongs to it."""
+        """Return the mean over items of the ray colours' error, with the PSNR that belongs to it."""
         jitter = None
         if self.config.renderer.jitter:
             shape = (*batch.truth.shape[:2], self.config.renderer.samples)
             jitter = rng.uniform(shape, "jitter", batch.truth.device)
         rendered: Rendered = model(batch.context, batch.query, jitter)
         error = mse(rendered.rgb, batch.truth)
-        loss = error.mean()
-        logs = {"mse": error.detach().mean(), "psnr": -10 * torch.log10(error.detach()).mean()}
+        decibels = 10 * torch.log10(error + 1e-6)
+        loss = error.mean() if self.config.objective.loss == "mse" else decibels.mean()
+        logs = {"mse": error.detach().mean(), "psnr": -decibels.detach().mean()}
         if self.config.objective.fog:
             fog = foggy(rendered.opacity).mean()
             loss = loss + self.config.objective.fog * fog
