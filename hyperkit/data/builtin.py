@@ -32,8 +32,8 @@ SUPERSAMPLE = 2
 """Samples per pixel along each axis: made on first use, so 2 (30 % less time than the 3 of rendered meshes)."""
 
 BUILTIN = {
-    "quickstart": BuiltinSet("nvs-procedural-v1", (100, 8, 20), 128, 50, 64),
-    "debug": BuiltinSet("nvs-procedural-v1-debug", (4, 1, 2), 32, 8, 32),
+    "quickstart": BuiltinSet("nvs-procedural-v2", (100, 8, 20), 128, 50, 64),
+    "debug": BuiltinSet("nvs-procedural-v2-debug", (4, 1, 2), 32, 8, 32),
 }
 
 

@@ -57,11 +57,9 @@ class Paints:
     glass: Colour
 
 
-def make_car(rng: np.random.Generator) -> Builder:
-    """Draw a car."""
-    names = list(STYLES)
-    weights = np.array([STYLES[name].weight for name in names])
-    name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
+def make_car(rng: np.random.Generator, place: float) -> Builder:
+    """Draw a car; its style is the one at ``place`` in [0, 1)."""
+    name = p.pick(list(STYLES), [style.weight for style in STYLES.values()], place)
     car = _Car(name, _vary(STYLES[name], rng), _paints(name, rng), rng)
     car.tub()
     car.cabin()

@@ -24,9 +24,12 @@ class Shape:
     bar: float  # thickness of legs
 
 
-def make_chair(rng: np.random.Generator) -> Builder:
-    """Draw a chair, stool or armchair."""
-    kind = str(rng.choice(["chair", "office", "stool", "armchair", "lounge"], p=[0.46, 0.14, 0.1, 0.18, 0.12]))
+KINDS = {"chair": 0.45, "office": 0.08, "stool": 0.1, "armchair": 0.25, "lounge": 0.12}
+
+
+def make_chair(rng: np.random.Generator, place: float) -> Builder:
+    """Draw a chair, stool or armchair; its kind is the one at ``place`` in [0, 1)."""
+    kind = p.pick(list(KINDS), list(KINDS.values()), place)
     chair = _Chair(kind, rng)
     if kind == "armchair":
         chair.upholstered()

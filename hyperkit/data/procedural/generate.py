@@ -16,7 +16,7 @@ from hyperkit.errors import HyperkitError, unknown_name
 from hyperkit.randomness import numpy_rng
 
 # Raised whenever the shapes, colours, light or cameras change: objects of another version are made anew.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

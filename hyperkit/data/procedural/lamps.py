@@ -10,26 +10,25 @@ from hyperkit.data.procedural import primitives as p
 from hyperkit.data.procedural.primitives import Array, Builder, Colour
 
 KINDS = {
-    "table": 1.7,
-    "floor": 1.2,
-    "tripod": 0.7,
-    "desk": 1.2,
-    "pendant": 1.2,
-    "tiffany": 0.9,
-    "mushroom": 0.5,
-    "globe": 0.5,
+    "table": 2.0,
+    "floor": 1.4,
+    "tripod": 0.9,
+    "desk": 0.8,
+    "pendant": 1.6,
+    "tiffany": 0.5,
+    "mushroom": 0.7,
+    "globe": 0.6,
     "lantern": 0.6,
-    "torch": 0.5,
-    "arc": 0.6,
-    "chandelier": 0.5,
+    "torch": 0.6,
+    "arc": 0.4,
+    "chandelier": 0.3,
 }
 GLOW: Colour = (1.0, 0.93, 0.68)
 
 
-def make_lamp(rng: np.random.Generator) -> Builder:
-    """Draw a lamp."""
-    weights = np.array(list(KINDS.values()))
-    kind = str(rng.choice(list(KINDS), p=weights / weights.sum()))
+def make_lamp(rng: np.random.Generator, place: float) -> Builder:
+    """Draw a lamp; its kind is the one at ``place`` in [0, 1)."""
+    kind = p.pick(list(KINDS), list(KINDS.values()), place)
     lamp = _Lamp(rng)
     getattr(lamp, kind)()
     return lamp.out

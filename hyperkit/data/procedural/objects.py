@@ -15,7 +15,9 @@ from hyperkit.data.raster import Mesh
 from hyperkit.errors import unknown_name
 from hyperkit.randomness import numpy_rng
 
-_MAKERS: dict[str, Callable[[np.random.Generator], Builder]] = {
+GOLDEN_RATIO = 0.6180339887498949
+
+_MAKERS: dict[str, Callable[[np.random.Generator, float], Builder]] = {
     "cars": make_car,
     "chairs": make_chair,
     "lamps": make_lamp,
@@ -34,7 +36,7 @@ def make_object(class_name: str, seed: int, index: int) -> Mesh:
     """
     if class_name not in _MAKERS:
         raise unknown_name("procedural class", class_name, _MAKERS)
-    return _MAKERS[class_name](numpy_rng(seed, "procedural", class_name, index)).mesh()
+    return _MAKERS[class_name](numpy_rng(seed, "procedural", class_name, index), _place(class_name, seed, index)).mesh()
 
 
 def fingerprint(mesh: Mesh) -> str:
@@ -47,3 +49,12 @@ def fingerprint(mesh: Mesh) -> str:
     for values in (mesh.vertices, mesh.corner_colours):
         digest.update(np.round(np.asarray(values, np.float64) * 1e4).astype(np.int32).tobytes())
     return digest.hexdigest()
+
+
+def _place(class_name: str, seed: int, index: int) -> float:
+    """Return where in [0, 1) the object falls among the kinds of its class.
+
+    Steps of the golden ratio spread any run of numbers evenly, so that each split has the kinds in their proportions:
+    independent draws had put four of a hundred into training and four of twenty into the test split.
+    """
+    return float((numpy_rng(seed, "kinds", class_name).random() + index * GOLDEN_RATIO) % 1.0)

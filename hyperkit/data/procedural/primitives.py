@@ -285,3 +285,9 @@ def tint(colour: Colour, factor: float) -> Colour:
         return colour[0] * factor, colour[1] * factor, colour[2] * factor
     part = 1 - 1 / factor
     return tuple(c + part * (1 - c) for c in colour)  # type: ignore[return-value]
+
+
+def pick(names: Sequence[str], weights: Sequence[float], place: float) -> str:
+    """Return the name whose part of [0, 1), in proportion to its weight, holds ``place``."""
+    ends = np.cumsum(np.asarray(weights, dtype=np.float64) / np.sum(weights))
+    return names[min(int(np.searchsorted(ends, place, side="right")), len(names) - 1)]
