@@ -27,7 +27,8 @@ class RadianceFieldConfig(PartConfig):
         direction_encoding: encoding of unit directions.
         density: activation that makes the density non-negative; ``relu`` as in Trans-INR.
         density_scale: factor on the density, so that unit-norm weights can make surfaces that are sharp.
-        density_shift: added before the activation; positive values start as fog instead of white.
+        density_shift: added before the activation, so that a field starts as fog. With ``relu`` and no shift one seed
+            in six started, or soon became, empty everywhere, where the gradient is zero: white for ever.
     """
 
     depth: int = Field(default=6, ge=2)
@@ -37,7 +38,7 @@ class RadianceFieldConfig(PartConfig):
     direction_encoding: EncodingConfig = EncodingConfig(frequencies=4, max_log2=3.0)
     density: Literal["relu", "softplus"] = "relu"
     density_scale: float = Field(default=1.0, gt=0)
-    density_shift: float = 0.0
+    density_shift: float = 0.5
 
 
 class RadianceField(Target):

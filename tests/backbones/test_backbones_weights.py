@@ -81,7 +81,7 @@ def test_positions_of_another_grid_are_interpolated_as_timm_does(nano: nn.Module
     path = tmp_path / "weights.pth"
     torch.save(nano.state_dict(), path)
     backbone = build_backbone(BackboneConfig(name="vit_nano", weights=str(path), image_size=96)).eval()
-    options = {"img_size": 96, "patch_size": 8, "depth": 6, "num_heads": 3, "num_classes": 7}
+    options = {"img_size": 96, "patch_size": 8, "depth": 3, "num_heads": 3, "num_classes": 7}
     larger = timm.create_model(
         "vit_tiny_patch16_224", pretrained=True, pretrained_cfg_overlay={"file": str(path), "num_classes": 7}, **options
     ).eval()
@@ -217,11 +217,11 @@ def test_what_is_not_a_whole_file_of_tensors_is_refused(kind: str, nano: nn.Modu
 
 def test_keys_that_are_missing_or_unknown_are_listed(nano: nn.Module, tmp_path: Path) -> None:
     state = nano.state_dict()
-    del state["blocks.3.mlp.fc1.bias"]
+    del state["blocks.2.mlp.fc1.bias"]
     state["blocks.9.norm1.weight"] = torch.zeros(192)
     torch.save(state, tmp_path / "a.pt")
     message = refused(tmp_path / "a.pt")
-    assert "missing (1 of 78): blocks.3.mlp.fc1.bias" in message
+    assert "missing (1 of 42): blocks.2.mlp.fc1.bias" in message
     assert "not known to it (1): blocks.9.norm1.weight" in message
     assert "head" not in message
 
@@ -229,7 +229,7 @@ def test_keys_that_are_missing_or_unknown_are_listed(nano: nn.Module, tmp_path: 
 def test_wrong_shapes_are_named(nano: nn.Module, tmp_path: Path) -> None:
     import timm
 
-    torch.save(timm.create_model("vit_tiny_patch16_224", depth=6, num_classes=0).state_dict(), tmp_path / "a.pt")
+    torch.save(timm.create_model("vit_tiny_patch16_224", depth=3, num_classes=0).state_dict(), tmp_path / "a.pt")
     message = refused(tmp_path / "a.pt")  # timm by itself would resample the patches
     assert "patch_embed.proj.weight: (192, 3, 16, 16) in the file, (192, 3, 8, 8) in the backbone" in message
     wide = {n: torch.zeros(96) if n == "norm.weight" else v for n, v in nano.state_dict().items()}
@@ -268,7 +268,7 @@ def test_googles_npz_loads(nano: nn.Module, tmp_path: Path) -> None:
     assert "does not fit" in refused(path)
 
 
-def big_vision(state: dict[str, Tensor], heads: int = 3, depth: int = 6) -> dict[str, Any]:
+def big_vision(state: dict[str, Tensor], heads: int = 3, depth: int = 3) -> dict[str, Any]:
     """Write a timm state dict as Google's JAX code names and lays it out."""
     width = state["cls_token"].shape[-1]
     out = {

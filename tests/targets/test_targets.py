@@ -31,8 +31,12 @@ def random_params(spec: TargetSpec, items: int, dtype: torch.dtype = torch.float
 def targets() -> list[Target]:
     return [
         MLP(MLPConfig(coordinates=2, outputs=3, depth=3, width=8, encoding=SMALL, output_bias=0.5)),
-        RadianceField(RadianceFieldConfig(depth=3, width=8, encoding=SMALL)),
-        RadianceField(RadianceFieldConfig(depth=2, width=8, encoding=SMALL, view_directions=True, density="softplus")),
+        RadianceField(RadianceFieldConfig(depth=3, width=8, encoding=SMALL, density_shift=0.25)),
+        RadianceField(
+            RadianceFieldConfig(
+                depth=2, width=8, encoding=SMALL, view_directions=True, density="softplus", density_shift=0.0
+            )
+        ),
     ]
 
 
@@ -96,7 +100,7 @@ def plain(target: Target, params: TargetParams, x: np.ndarray) -> np.ndarray:
         density = np.log1p(np.exp(raw[:, 3:]))
     else:
         raw = layer(f"layer{options['depth'] - 1}", h)
-        density = np.maximum(raw[:, 3:], 0)
+        density = np.maximum(raw[:, 3:] + 0.25, 0)
     return np.concatenate([1 / (1 + np.exp(-raw[:, :3])), density], 1)
 
 

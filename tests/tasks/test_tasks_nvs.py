@@ -86,9 +86,10 @@ def test_no_parameter_is_unused() -> None:
     assert not unused
 
 
-def test_a_field_can_be_learned_by_heart() -> None:
+@pytest.mark.parametrize("density", ["relu", "softplus"])
+def test_a_field_can_be_learned_by_heart(density: str) -> None:
     # two objects, one batch: the loss must fall far below that of a white picture, and never collapse to it
-    task, _ = build(data={"builtin": "debug", "rays_per_item": 64, "foreground_epochs": 0})
+    task, _ = build(data={"builtin": "debug", "rays_per_item": 64, "foreground_epochs": 0}, target={"density": density})
     torch.manual_seed(0)
     model = task.build_model()
     data = task.data()
