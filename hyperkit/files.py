@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hyperkit.errors import RunFailed
+from hyperkit.errors import HyperkitError, RunFailed
 
 
 def cache_dir() -> Path:
@@ -27,7 +27,7 @@ def cache_dir() -> Path:
     return base / "hyperkit"
 
 
-def _disk_error(path: Path, error: OSError) -> RunFailed | None:
+def _disk_error(path: Path, error: OSError) -> HyperkitError | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunFailed(
             f"The disk is full: {path} could not be written.",
@@ -35,6 +35,11 @@ def _disk_error(path: Path, error: OSError) -> RunFailed | None:
         )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return RunFailed(f"{path} could not be written: {error.strerror}.", "Choose another place with --out.")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return HyperkitError(
+            f"{path} could not be written: a file is where a folder is needed, or the other way round.",
+            "Choose another place with --out.",
+        )
     return None
 
 

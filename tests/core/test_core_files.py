@@ -26,6 +26,13 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    write_text(tmp_path / "taken", "x")
+    with pytest.raises(HyperkitError, match="a file is where a folder is needed") as caught:
+        write_text(tmp_path / "taken" / "result.json", "y")
+    assert caught.value.exit_code == 2
+
+
 def test_a_suffix_is_kept_and_files_are_readable_by_others(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "clip.mp4") as temporary:
         assert temporary.suffix == ".mp4"
