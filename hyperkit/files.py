@@ -27,7 +27,8 @@ def cache_dir() -> Path:
     return base / "hyperkit"
 
 
-def _disk_error(path: Path, error: OSError) -> HyperkitError | None:
+def disk_error(path: Path, error: OSError) -> HyperkitError | None:
+    """Return the clear error for a failed write that the user can mend, or None for any other."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunFailed(
             f"The disk is full: {path} could not be written.",
@@ -57,7 +58,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.stem}-", suffix=final.suffix)
     except OSError as error:
-        raise (_disk_error(final, error) or error) from error
+        raise (disk_error(final, error) or error) from error
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -70,7 +71,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, final)
         _fsync_dir(final.parent)
     except OSError as error:
-        raise (_disk_error(final, error) or error) from error
+        raise (disk_error(final, error) or error) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from hyperkit.errors import HyperkitError
-from hyperkit.files import _disk_error, write_text
+from hyperkit.files import disk_error, write_text
 from hyperkit.training.config import PROGRESS_FIELDS
 from hyperkit.training.environment import command_line, describe_environment
 
@@ -201,7 +201,7 @@ class RunDirectory:
             with open(self._metrics, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(dict(values)) + "\n")
         except OSError as error:
-            raise (_disk_error(self._metrics, error) or error) from error
+            raise (disk_error(self._metrics, error) or error) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl``; one that a crash left unfinished is left out."""

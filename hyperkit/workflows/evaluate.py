@@ -24,7 +24,7 @@ from hyperkit.reports.pictures import Example, comparison_sheet, pick_examples, 
 from hyperkit.reports.tables import plain_results, render_rich_table, write_results
 from hyperkit.reports.video import write_png
 from hyperkit.tasks.nvs import NVSTask
-from hyperkit.workflows.load import open_checkpoint
+from hyperkit.workflows.load import home_of, open_checkpoint
 
 _LOG = logging.getLogger("hyperkit")
 
@@ -129,8 +129,7 @@ def _folder(checkpoint: Path, out: str | os.PathLike[str] | None, split: str, tt
         return Path(out)
     name = f"evaluate-{split}" + (f"-tto{tto}" if tto else "")
     name += {"none": "", "class": "-shuffled", "all": "-shuffled-all"}[shuffle_context]
-    home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    return home / name
+    return home_of(checkpoint) / name
 
 
 def measure(

@@ -50,6 +50,11 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def home_of(checkpoint: Path) -> Path:
+    """Return the folder where results on a checkpoint go by default: its run's, or the one that it lies in."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
 def open_checkpoint(
     path: str | os.PathLike[str], overrides: dict[str, Any] | None = None, verb: str = "render"
 ) -> Loaded:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hyperkit.adapt import optimise_on_views
@@ -21,7 +20,7 @@ from hyperkit.models.field import Views
 from hyperkit.models.predictor import autocast
 from hyperkit.reports.pictures import depth_picture, to_uint8, turntable_sheet
 from hyperkit.reports.video import write_gif, write_mp4, write_png
-from hyperkit.workflows.load import Loaded, open_checkpoint
+from hyperkit.workflows.load import Loaded, home_of, open_checkpoint
 
 MESH_FORMATS = (".glb", ".obj", ".ply", ".stl")
 
@@ -127,7 +126,7 @@ def render(
     overrides: dict[str, Any] = {"training": {"device": device}} | ({"data": {"root": data}} if data else {})
     loaded = open_checkpoint(checkpoint, overrides)
     given = _input(loaded, image, object_id, sample)
-    folder = Path(out) if out is not None else _home(loaded.path) / f"render-{given.name.replace('/', '-')}"
+    folder = Path(out) if out is not None else home_of(loaded.path) / f"render-{given.name.replace('/', '-')}"
     started = time.monotonic()
     made = _generate(loaded, given, tto)
     files = write_views(made, folder, given.picture, options)
@@ -166,10 +165,6 @@ def _check(image: Any, object_id: str | None, tto: int, mesh: Any, weights_out: 
         raise HyperkitError(f"--weights-out {weights_out} must end in .safetensors.")
     if background not in (None, "white", "black"):
         raise HyperkitError(f"There is no background {background!r}.", "Allowed: white, black.")
-
-
-def _home(checkpoint: Path) -> Path:
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
 def _input(loaded: Loaded, image: Any, object_id: str | None, sample: int) -> _Input:
@@ -257,5 +252,4 @@ def write_mesh(made: Field, path: Path, resolution: int, threshold: float | None
 def first_field(predictor: Predictor) -> tuple[Field, Tensor]:
     """Return the field of the checkpoint's first own input, and that input."""
     given = carried_sample(predictor, 0)
-    with torch.no_grad():
-        return predictor.field(predictor.generate(given.picture[None])), given.picture
+    return predictor.field(predictor.generate(given.picture[None])), given.picture
