@@ -79,7 +79,7 @@ class Rendered(_Movable):
         rgb: (B, R, 3), composited on the background.
         depth: (B, R), expected ray parameter t where the ray ends, the far end for what passes through.
         opacity: (B, R) in [0, 1].
-        deviation: (B, R, 3) where the target gives one.
+        deviation: (B, R, 3), positive, where the target gives one: composited with the colours' weights.
         features: (B, R, F) where the target gives them.
     """
 
@@ -89,6 +89,24 @@ class Rendered(_Movable):
     deviation: Tensor | None = None
     features: Tensor | None = None
 
+    @property
+    def values(self) -> Tensor:
+        """The colours, (B, R, 3): what is compared with the truth, as for a ``Signal``."""
+        return self.rgb
+
+
+@dataclass(frozen=True)
+class Signal(_Movable):
+    """What a target gives at coordinates, where nothing is composited: pictures and sounds.
+
+    Attributes:
+        values: (B, N, F), the signal, or its mean where the target also gives a deviation.
+        deviation: (B, N, F), positive, where the target gives one.
+    """
+
+    values: Tensor
+    deviation: Tensor | None = None
+
 
 @dataclass(frozen=True)
 class Batch(_Movable):
@@ -96,8 +114,9 @@ class Batch(_Movable):
 
     Attributes:
         context: what the hypernetwork sees: pictures (B, V, 3, H, W) in [0, 1]; waveform (B, T) in [-1, 1]; tokens.
-        query: where the target is evaluated: ``Rays`` for radiance fields, coordinates (B, N, C) for others.
-        truth: (B, R, 3) or (B, N, C), the signal at ``query``.
+        query: where the target is evaluated: ``Rays`` for radiance fields, coordinates (B, N, C) for others: (x, y) of
+            pictures, t of sounds, each in [-1, 1] over the whole signal (``geometry`` says where samples lie).
+        truth: (B, R, 3) or (B, N, F), the signal at ``query``.
         ids: one id per item ("cars/0001").
         classes: one class name per item.
         context_cameras: cameras of the context pictures, shape (B, V), where known.
@@ -120,10 +139,12 @@ class TensorSpec:
     Attributes:
         shape: for a layer's weight (I, O), fan-in first; for its bias (1, O).
         shared: True where all items share the tensor (its item axis is then 1).
+        bound: the learned part of it starts uniform in [-bound, bound]; None: 1 / sqrt(fan-in) of its layer.
     """
 
     shape: tuple[int, ...]
     shared: bool = False
+    bound: float | None = None
 
     @property
     def numel(self) -> int:

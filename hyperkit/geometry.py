@@ -2,6 +2,10 @@
 
 World: right-handed, z up. Camera: OpenGL axes, x right, y up, looking down -z; a pose maps camera to world. Pixel
 (row i, column j) has its centre at (j + 0.5, i + 0.5), counted from the upper left corner of the picture.
+
+Coordinates of signals: a picture spans [-1, 1] in x (to the right) and in y (downwards), a sound [-1, 1] in t. Sample i of
+n covers one n-th of that and lies at its middle, (2 i + 1) / n - 1, so that a signal read at another resolution keeps
+its place.
 """
 
 from __future__ import annotations
@@ -91,6 +95,21 @@ def picture_rays(cameras: Cameras) -> Rays:
     """Return the rays (B, H * W, 3) of every pixel, in row-major order."""
     pixels = torch.arange(cameras.height * cameras.width, device=cameras.poses.device)
     return pixel_rays(cameras, pixels.expand(cameras.poses.shape[0], -1))
+
+
+def time_coordinates(count: int) -> Tensor:
+    """Return the coordinates (count, 1) of the samples of a sound, float32.
+
+    Example:
+        Two samples lie at -0.5 and 0.5.
+    """
+    return ((2 * torch.arange(count, dtype=torch.float64) + 1) / max(count, 1) - 1).float()[:, None]
+
+
+def picture_coordinates(height: int, width: int) -> Tensor:
+    """Return the coordinates (H * W, 2) = (x, y) of the pixels of a picture in row-major order, float32."""
+    y, x = torch.meshgrid(time_coordinates(height)[:, 0], time_coordinates(width)[:, 0], indexing="ij")
+    return torch.stack((x, y), dim=-1).reshape(-1, 2)
 
 
 def project(cameras: Cameras, points: Tensor) -> Tensor:
