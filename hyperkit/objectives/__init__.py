@@ -1,5 +1,6 @@
 """Losses: means over items, so that gradients of parts of a batch average to the gradient of the whole."""
 
+from hyperkit.objectives.likelihood import gaussian_nll
 from hyperkit.objectives.reconstruction import foggy, mse
 
-__all__ = ["foggy", "mse"]
+__all__ = ["foggy", "gaussian_nll", "mse"]

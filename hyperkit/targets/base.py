@@ -1,4 +1,4 @@
-"""The interface of a generated network, and the layer that all of them are made of."""
+"""The interface of a generated network, the layer that all of them are made of, and the deviation they may give."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hyperkit.config import PartConfig
 from hyperkit.contracts import TargetParams, TargetSpec, TensorSpec
@@ -16,7 +17,8 @@ class Target(ABC):
     """A network without parameters of its own.
 
     Attributes:
-        spec: the tensors that it needs. Names end in ``.weight`` (I, O) and ``.bias`` (1, O).
+        spec: the tensors that it needs. Layers are ``NAME.weight`` (I, O) and ``NAME.bias`` (1, O); tensors of other
+            names, such as tables of features, are learned and shared whatever the algorithm.
     """
 
     kind: ClassVar[str]
@@ -39,9 +41,29 @@ class Target(ABC):
         }
 
 
+DEVIATION_SHIFT = 2.0
+"""Raw outputs are near 0 at the start, where the deviation is then floor + softplus(-2) = floor + 0.127."""
+
+
+def deviation_of(raw: Tensor, floor: float) -> Tensor:
+    """Turn raw outputs into deviations, in float32 at least: floor + log(1 + exp(raw - 2)).
+
+    The second term falls as exp(raw - 2), so that the floor can be reached and the gradient never stops; it grows as
+    raw - 2.
+    """
+    raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+    return floor + F.softplus(raw - DEVIATION_SHIFT)
+
+
 def linear(params: TargetParams, name: str, x: Tensor) -> Tensor:
-    """Apply layer ``name`` of every item to its own points: one batched product, x (B, N, I) -> (B, N, O)."""
+    """Apply layer ``name`` of every item to its own points: x (B, N, I) -> (B, N, O).
+
+    One batched product where items have weights of their own; one plain product over all points where they share them.
+    """
     bias, weight = params[f"{name}.bias"], params[f"{name}.weight"]
+    if len(weight) == len(bias) == 1:
+        flat = torch.addmm(bias[0].to(x.dtype), x.flatten(0, 1), weight[0].to(x.dtype))
+        return flat.unflatten(0, x.shape[:2])
     items = max(x.shape[0], weight.shape[0])
     return torch.baddbmm(bias.to(x.dtype), x.expand(items, -1, -1), weight.to(x.dtype).expand(items, -1, -1))
 

@@ -17,13 +17,16 @@ class EncodingConfig(PartConfig):
 
     Attributes:
         frequencies: number per coordinate; each gives a cosine and a sine.
-        max_log2: the highest frequency is ``2 ** max_log2``; they are spaced evenly in the exponent, from 2 ** 0.
+        max_log2: the highest frequency is ``2 ** max_log2``, the lowest is 1.
+        spacing: ``log``: evenly in the exponent, as in the papers; ``linear``: evenly in the frequency. With
+            2 ** max_log2 frequencies these are 1, 2, 3, ...: with scale pi, a Fourier series of period 2.
         scale: common factor: 1 as in Trans-INR's radiance fields, pi as in NeRF and Trans-INR's image regression.
         include_input: also pass the coordinates themselves.
     """
 
     frequencies: int = Field(default=20, ge=0)
     max_log2: float = 8.0
+    spacing: Literal["log", "linear"] = "log"
     scale: float | Literal["pi"] = 1.0
     include_input: bool = False
 
@@ -44,8 +47,11 @@ class PositionalEncoding(nn.Module):
         super().__init__()
         self.config = config
         scale = math.pi if config.scale == "pi" else float(config.scale)
-        exponents = torch.linspace(0.0, config.max_log2, config.frequencies, dtype=torch.float64)
-        self.register_buffer("bands", (scale * torch.exp2(exponents)).float(), persistent=False)
+        if config.spacing == "log":
+            bands = torch.linspace(0.0, config.max_log2, config.frequencies, dtype=torch.float64).exp2()
+        else:
+            bands = torch.linspace(1.0, 2.0**config.max_log2, config.frequencies, dtype=torch.float64)
+        self.register_buffer("bands", (scale * bands).float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode x (..., C). Angles are formed in float32 at least: in bfloat16 the high frequencies would be noise."""

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from hyperkit.contracts import TargetParams
 from hyperkit.errors import HyperkitError
 from hyperkit.files import atomic_path
@@ -18,15 +20,15 @@ FORMAT = "hyperkit-target"
 def save_target(path: str | Path, params: TargetParams, extra: dict[str, Any] | None = None) -> None:
     """Write item 0 as safetensors.
 
-    Every layer is stored as ``NAME.weight`` (O, I) and ``NAME.bias`` (O,), the layout of ``nn.Linear``. The metadata
-    holds the target's kind and options, and ``extra`` (plain values), as JSON.
+    Every layer is stored as ``NAME.weight`` (O, I) and ``NAME.bias`` (O,), the layout of ``nn.Linear``; other tensors
+    as they are. The metadata holds the target's kind and options, and ``extra`` (plain values), as JSON.
     """
     from safetensors.torch import save_file
 
     one = params.select(0).map(lambda t: t.detach().float().cpu())
     tensors = {}
     for name, tensor in one.tensors.items():
-        tensors[name] = (tensor[0].T if name.endswith(".weight") else tensor[0, 0]).contiguous().clone()
+        tensors[name] = _to_file(name, tensor[0]).contiguous().clone()
     header = {"format": FORMAT, "kind": one.spec.kind, "options": dict(one.spec.options), "extra": extra or {}}
     with atomic_path(path) as temporary:
         save_file(tensors, str(temporary), metadata={"hyperkit": json.dumps(header)})
@@ -61,9 +63,20 @@ def load_target(path: str | Path) -> tuple[Target, TargetParams, dict[str, Any]]
         raise HyperkitError(f"{path} lacks or has too many tensors: {', '.join(sorted(missing))}.", hint)
     layers = {}
     for name in target.spec.tensors:
-        tensor = tensors[name]
-        layers[name] = tensor.T[None].contiguous() if name.endswith(".weight") else tensor[None, None]
+        layers[name] = _from_file(name, tensors[name])[None].contiguous()
     return target, TargetParams(layers, target.spec), header["extra"]
+
+
+def _to_file(name: str, tensor: Tensor) -> Tensor:
+    if name.endswith(".weight"):
+        return tensor.T
+    return tensor[0] if name.endswith(".bias") else tensor
+
+
+def _from_file(name: str, tensor: Tensor) -> Tensor:
+    if name.endswith(".weight"):
+        return tensor.T
+    return tensor[None] if name.endswith(".bias") else tensor
 
 
 def _rebuild(kind: str, options: dict[str, Any]) -> Target:

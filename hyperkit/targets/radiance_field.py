@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from hyperkit.config import PartConfig
 from hyperkit.contracts import TargetParams, TargetSpec, TensorSpec
-from hyperkit.targets.base import Target, linear, ordinary_linear
+from hyperkit.targets.base import Target, deviation_of, linear, ordinary_linear
 from hyperkit.targets.encoding import EncodingConfig, PositionalEncoding
 
 
@@ -29,6 +29,8 @@ class RadianceFieldConfig(PartConfig):
         density_scale: factor on the density, so that unit-norm weights can make surfaces that are sharp.
         density_shift: added before the activation, so that a field starts as fog. With ``relu`` and no shift one seed
             in six started, or soon became, empty everywhere, where the gradient is zero: white for ever.
+        deviation: the field also gives a deviation of each colour channel (see ``base.deviation_of``).
+        deviation_floor: lower limit of the deviation.
     """
 
     depth: int = Field(default=6, ge=2)
@@ -39,6 +41,8 @@ class RadianceFieldConfig(PartConfig):
     density: Literal["relu", "softplus"] = "relu"
     density_scale: float = Field(default=1.0, gt=0)
     density_shift: float = 0.5
+    deviation: bool = False
+    deviation_floor: float = Field(default=0.01, gt=0)
 
 
 class RadianceField(Target):
@@ -46,6 +50,8 @@ class RadianceField(Target):
 
     Without view directions: ``layer0`` ... ``layer{depth-1}``, the last one gives [rgb, density]. With them: the trunk
     ends at ``layer{depth-2}``; ``density`` reads it, and ``colour0``, ``colour1`` read it beside the encoded direction.
+    With ``config.deviation`` the layer that gives the colour gives three more values, the last ones, which
+    ``deviation_of`` turns into the colour's deviation.
     """
 
     kind = "radiance_field"
@@ -62,9 +68,9 @@ class RadianceField(Target):
         if config.view_directions:
             tensors |= self.layer_tensors("density", config.width, 1)
             tensors |= self.layer_tensors("colour0", config.width + config.direction_encoding.width(3), config.width)
-            tensors |= self.layer_tensors("colour1", config.width, 3)
+            tensors |= self.layer_tensors("colour1", config.width, 6 if config.deviation else 3)
         else:
-            tensors |= self.layer_tensors(f"layer{config.depth - 1}", config.width, 4)
+            tensors |= self.layer_tensors(f"layer{config.depth - 1}", config.width, 7 if config.deviation else 4)
         self.spec = TargetSpec(tensors, self.kind, config.model_dump(mode="json"))
 
     def __call__(self, params: TargetParams, query: Tensor, state: Any = None) -> Tensor:
@@ -74,7 +80,8 @@ class RadianceField(Target):
             query: (B, N, 3) positions, or (B, N, 6) positions and directions of view of any length.
 
         Returns:
-            (B, N, 4): rgb in [0, 1] and density >= 0 per unit of length, float32.
+            (B, N, 4): rgb in [0, 1] and density >= 0 per unit of length, float32. With a deviation (B, N, 7): rgb,
+            density, and the deviation of rgb.
         """
         h = self.encoding(query[..., :3])
         for index in range(self.config.depth - 1):
@@ -84,22 +91,30 @@ class RadianceField(Target):
                 raise ValueError("a field with view directions is queried at (B, N, 6): position and direction")
             directions = self.direction_encoding(F.normalize(query[..., 3:], dim=-1)).to(h.dtype)
             colour = torch.relu(linear(params, "colour0", torch.cat((h, directions), dim=-1)))
-            raw = torch.cat((linear(params, "colour1", colour), linear(params, "density", h)), dim=-1)
+            raw = _join(linear(params, "colour1", colour), linear(params, "density", h))
         else:
             raw = linear(params, f"layer{self.config.depth - 1}", h)
         return activate(raw, self.config)
 
     def to_module(self, params: TargetParams) -> nn.Module:
-        """Return item 0 as a torch module of ``nn.Linear`` layers, mapping (N, 3 or 6) to (N, 4)."""
+        """Return item 0 as a torch module of ``nn.Linear`` layers, mapping (N, 3 or 6) to (N, 4), or (N, 7)."""
         return _OrdinaryField(self, params)
 
 
 def activate(raw: Tensor, config: RadianceFieldConfig) -> Tensor:
-    """Turn raw outputs (..., 4) into colour and density, in float32 (at least)."""
+    """Turn raw outputs (..., 4), or (..., 7), into colour, density and deviation, in float32 (at least)."""
     raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-    shifted = raw[..., 3:] + config.density_shift
+    shifted = raw[..., 3:4] + config.density_shift
     density = torch.relu(shifted) if config.density == "relu" else F.softplus(shifted)
-    return torch.cat((torch.sigmoid(raw[..., :3]), config.density_scale * density), dim=-1)
+    parts = [torch.sigmoid(raw[..., :3]), config.density_scale * density]
+    if raw.shape[-1] > 4:
+        parts.append(deviation_of(raw[..., 4:], config.deviation_floor))
+    return torch.cat(parts, dim=-1)
+
+
+def _join(colour: Tensor, density: Tensor) -> Tensor:
+    """Put the density between the colour and its deviation, where a field without view directions has it."""
+    return torch.cat((colour[..., :3], density, colour[..., 3:]), dim=-1)
 
 
 class _OrdinaryField(nn.Module):
@@ -121,5 +136,4 @@ class _OrdinaryField(nn.Module):
             return activate(self.layers[f"layer{self.config.depth - 1}"](h), self.config)
         directions = self.direction_encoding(F.normalize(query[..., 3:], dim=-1))
         colour = torch.relu(self.layers["colour0"](torch.cat((h, directions), dim=-1)))
-        raw = torch.cat((self.layers["colour1"](colour), self.layers["density"](h)), dim=-1)
-        return activate(raw, self.config)
+        return activate(_join(self.layers["colour1"](colour), self.layers["density"](h)), self.config)

@@ -59,7 +59,7 @@ def test_the_papers_field_takes_164_tokens() -> None:
 
 def test_groups_per_layer() -> None:
     net = build(groups={"layer0": 2, "layer1": 5, "layer2": 1})
-    assert net.counts == {"layer0.weight": 2, "layer1.weight": 5, "layer2.weight": 1}
+    assert net.token_groups == {"layer0": 2, "layer1": 5, "layer2": 1}
     with pytest.raises(HyperkitError, match=r"no layer 'layer9'.*Did you mean"):
         build(groups={"layer9": 2})
 
