@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from hyperkit.config import PartConfig
 from hyperkit.contracts import Rays, Rendered
+from hyperkit.renderers.chunks import in_chunks
+from hyperkit.renderers.hierarchical import cells, draw_fine, merge
 
 LAST_INTERVAL = 1e-3
 """Length of the last interval with ``endpoints`` sampling, as in Trans-INR's public implementation."""
@@ -20,28 +22,48 @@ class RendererConfig(PartConfig):
     """How rays become colours.
 
     Attributes:
-        samples: S, samples per ray.
+        samples: S, samples per ray; of the first pass where there are two.
+        fine_samples: drawn in a second pass where the first one found something (NeRF, section 5.2; see
+            ``renderers.hierarchical``). A ray costs ``samples + fine_samples`` evaluations. 0: one pass.
         sampling: ``endpoints``: S points from near to far, both included, as Trans-INR does; ``bins``: the middles of
             S equal intervals, which converges at second order.
         bounds: ``range``: from the rays' near to their far; ``sphere``: the part of it inside the sphere of
             ``radius`` around the origin, where the objects are; rays that miss it are background.
         radius: of that sphere.
         background: colour behind everything.
+        background_deviation: deviation of that colour, where the field gives deviations: a ray through empty space has
+            exactly this one.
         jitter: move the samples at random within their intervals while training.
         chunk_points: points evaluated at once when no gradient is needed; bounds the memory.
     """
 
     samples: int = Field(default=128, ge=0)
+    fine_samples: int = Field(default=0, ge=0)
     sampling: Literal["endpoints", "bins"] = "endpoints"
     bounds: Literal["range", "sphere"] = "range"
     radius: float = Field(default=1.0, gt=0)
     background: Literal["white", "black"] = "white"
+    background_deviation: float = Field(default=0.01, gt=0)
     jitter: bool = True
     chunk_points: int = Field(default=16384, ge=1)
 
+    @model_validator(mode="after")
+    def _first_pass(self) -> RendererConfig:
+        if self.fine_samples and not self.samples:
+            raise ValueError("fine_samples needs samples >= 1: the first pass says where the fine ones go")
+        return self
+
+    @property
+    def draws(self) -> int:
+        """Random numbers that ``jitter`` needs for each ray, which is also its number of field evaluations."""
+        return self.samples + self.fine_samples
+
 
 Field_ = Callable[[Tensor], Tensor]
-"""Evaluates B fields at points (B, N, 6) = position and direction, giving rgb and density (B, N, 4)."""
+"""Evaluates B fields at points (B, N, 6) = position and direction.
+
+It gives rgb and density (B, N, 4), or (B, N, 7) with the deviation of each colour behind them.
+"""
 
 
 def ray_range(rays: Rays, config: RendererConfig) -> tuple[Tensor, Tensor]:
@@ -83,14 +105,50 @@ def sample_along(
         return near.unsqueeze(-1) + (index + offset) * width, width.expand(*near.shape, count)
     step = span / max(count - 1, 1)
     t = near.unsqueeze(-1) + (index if jitter is None else index + jitter) * step
-    last = torch.full_like(t[..., :1], LAST_INTERVAL)[..., : min(count, 1)]
-    return t, torch.cat((t.diff(dim=-1), last), dim=-1)
+    return t, _to_the_next(t, near, far)
+
+
+def sample_lengths(t: Tensor, near: Tensor, far: Tensor, config: RendererConfig) -> Tensor:
+    """Return the lengths (B, R, N) of the intervals of samples t (B, R, N) at any increasing places.
+
+    With ``bins`` each sample stands for what is nearer to it than to the others, from near to far, which for regular
+    samples is what ``sample_along`` gives; with ``endpoints`` for what lies between it and the next one.
+    """
+    return cells(t, near, far).diff(dim=-1) if config.sampling == "bins" else _to_the_next(t, near, far)
+
+
+def _to_the_next(t: Tensor, near: Tensor, far: Tensor) -> Tensor:
+    last = torch.full_like(far, LAST_INTERVAL) * (far > near)  # rays that miss the sphere have none
+    return torch.cat((t.diff(dim=-1), last.unsqueeze(-1)[..., : t.shape[-1]]), dim=-1)
+
+
+def ray_weights(density: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return w_i = exp(-sum_{j<i} sigma_j d_j) (1 - exp(-sigma_i d_i)) (NeRF, eq. 3) and their sum, the opacity.
+
+    Args:
+        density, lengths: (B, R, S), not negative.
+
+    Returns:
+        (B, R, S) and (B, R), float32 or wider.
+    """
+    kind = torch.promote_types(density.dtype, torch.float32)
+    thickness = density.to(kind) * lengths.to(kind)
+    total = thickness.cumsum(-1)
+    weights = torch.exp(-(total - thickness)) * -torch.expm1(-thickness)
+    return weights, -torch.expm1(-thickness.sum(-1))
 
 
 def composite(
-    density: Tensor, colour: Tensor, t: Tensor, lengths: Tensor, far: Tensor, background: Tensor | float
+    density: Tensor,
+    colour: Tensor,
+    t: Tensor,
+    lengths: Tensor,
+    far: Tensor,
+    background: Tensor | float,
+    deviation: Tensor | None = None,
+    background_deviation: float = 0.01,
 ) -> Rendered:
-    """Sum colours along rays: w_i = exp(-sum_{j<i} sigma_j d_j) (1 - exp(-sigma_i d_i)) (NeRF, eq. 3).
+    """Sum colours, and their deviations, along rays by ``ray_weights``.
 
     Args:
         density: (B, R, S), not negative.
@@ -98,6 +156,8 @@ def composite(
         t, lengths: (B, R, S), as ``sample_along`` gives them.
         far: (B, R), the depth of what passes through.
         background: colour (C,) or a number.
+        deviation: (B, R, S, C), of the colours; composited with the same weights (PONP).
+        background_deviation: of the background.
 
     Returns:
         ``Rendered``, float32 or wider. The weights and the transmittance that is left add up to 1 exactly in theory.
@@ -105,50 +165,69 @@ def composite(
     Example:
         One sample of density ln 2 over a length of 1 has weight 1/2: half its colour, half background.
     """
-    kind = torch.promote_types(density.dtype, torch.float32)
-    thickness = density.to(kind) * lengths.to(kind)
-    total = thickness.cumsum(-1)
-    weights = torch.exp(-(total - thickness)) * -torch.expm1(-thickness)
-    opacity = -torch.expm1(-thickness.sum(-1))
+    weights, opacity = ray_weights(density, lengths)
+    kind = weights.dtype
     through = 1 - opacity
-    rgb = (weights.unsqueeze(-1) * colour.to(kind)).sum(-2)
-    rgb = rgb + through.unsqueeze(-1) * torch.as_tensor(background, dtype=kind, device=rgb.device)
+    rgb = _sum(weights, colour) + through.unsqueeze(-1) * torch.as_tensor(background, dtype=kind, device=weights.device)
     depth = (weights * t.to(kind)).sum(-1) + through * far.to(kind)
-    return Rendered(rgb, depth, opacity)
+    if deviation is None:
+        return Rendered(rgb, depth, opacity)
+    spread = _sum(weights, deviation) + through.unsqueeze(-1) * background_deviation
+    return Rendered(rgb, depth, opacity, spread)
+
+
+def _sum(weights: Tensor, values: Tensor) -> Tensor:
+    return (weights.unsqueeze(-1) * values.to(weights.dtype)).sum(-2)
 
 
 def render_rays(field: Field_, rays: Rays, config: RendererConfig, jitter: Tensor | None = None) -> Rendered:
     """Render B fields along their rays.
 
     With gradients enabled all rays are evaluated at once; without, ``config.chunk_points`` points at a time, so that
-    memory does not grow with the number of rays.
+    memory does not grow with the number of rays. Not differentiable: where the samples of a second pass lie.
 
     Args:
         field: evaluates the B fields at (B, N, 6); see ``Field_``.
         rays: (B, R, 3); R may be 0.
-        jitter: (B, R, S) in [0, 1), or None.
+        jitter: (B, R, ``config.draws``) in [0, 1), or None. The first S move the samples within their intervals; the
+            others are the uniform numbers that the fine samples are drawn with.
+
+    Raises:
+        ValueError: ``jitter`` has another shape, or the field gives neither 4 nor 7 values.
     """
     items, count = rays.origins.shape[:2]
-    if torch.is_grad_enabled() or count == 0:
-        return _render(field, rays, config, jitter)
-    per_chunk = max(1, config.chunk_points // max(1, items * config.samples))
-    parts = []
-    for start in range(0, count, per_chunk):
-        chunk = slice(start, start + per_chunk)
-        parts.append(_render(field, rays[chunk], config, None if jitter is None else jitter[:, chunk]))
-    return Rendered(
-        torch.cat([p.rgb for p in parts], 1),
-        torch.cat([p.depth for p in parts], 1),
-        torch.cat([p.opacity for p in parts], 1),
-    )
+    if jitter is not None and jitter.shape != (items, count, config.draws):
+        raise ValueError(f"jitter has shape {tuple(jitter.shape)}, expected {(items, count, config.draws)}")
+
+    def render(part: slice) -> Rendered:
+        return _render(field, rays[part], config, None if jitter is None else jitter[:, part])
+
+    return in_chunks(render, count, max(1, config.chunk_points // max(1, items * config.draws)))
 
 
 def _render(field: Field_, rays: Rays, config: RendererConfig, jitter: Tensor | None) -> Rendered:
     near, far = ray_range(rays, config)
-    t, lengths = sample_along(near, far, config, jitter)
+    t, lengths = sample_along(near, far, config, None if jitter is None else jitter[..., : config.samples])
+    values = _evaluate(field, rays, t)
+    if config.fine_samples:
+        with torch.no_grad():
+            weights, _ = ray_weights(values[..., 3], lengths)
+            uniform = None if jitter is None else jitter[..., config.samples :]
+            fine = draw_fine(t, weights, near, far, config.fine_samples, uniform)
+        t, values = merge(t, values, fine, _evaluate(field, rays, fine))
+        lengths = sample_lengths(t, near, far, config)
+    background = 1.0 if config.background == "white" else 0.0
+    limit = torch.full_like(far, float(rays.far))
+    deviation = values[..., 4:] if values.shape[-1] == 7 else None
+    return composite(
+        values[..., 3], values[..., :3], t, lengths, limit, background, deviation, config.background_deviation
+    )
+
+
+def _evaluate(field: Field_, rays: Rays, t: Tensor) -> Tensor:
     directions = rays.directions.unsqueeze(-2).expand(*t.shape, 3)
     points = torch.addcmul(rays.origins.unsqueeze(-2), t.unsqueeze(-1), directions)
     values = field(torch.cat((points, directions), dim=-1).flatten(1, 2)).unflatten(1, t.shape[1:])
-    background = 1.0 if config.background == "white" else 0.0
-    limit = torch.full_like(far, float(rays.far))
-    return composite(values[..., 3], values[..., :3], t, lengths, limit, background)
+    if values.shape[-1] not in (4, 7):
+        raise ValueError(f"the field gives {values.shape[-1]} values per point, expected 4, or 7 with deviations")
+    return values
