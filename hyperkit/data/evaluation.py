@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperkit.contracts import Batch, Cameras
+from hyperkit.contracts import Batch
 from hyperkit.data.pairs import Pair
 from hyperkit.data.pixels import PixelReader
 from hyperkit.data.places import side_folder, writable
@@ -21,13 +21,15 @@ from hyperkit.geometry import picture_rays
 
 
 class EvalSet:
-    """Frozen pairs as batches: a context picture, and every ray and pixel of a target view.
+    """Frozen pairs as batches: V context pictures, and every ray and pixel of a target view.
 
-    Iterating gives ``Batch`` with context (B, 1, 3, S, S), rays (B, S * S, 3), truth (B, S * S, 3) and ``query_size``.
+    Iterating gives ``Batch`` with context (B, V, 3, S, S), its cameras (B, V), rays (B, S * S, 3), their truth
+    (B, S * S, 3) and ``query_size``.
 
     Attributes:
-        pairs: the items, in order.
-        hash: SHA-256 of the frozen pairs' file.
+        pairs: the items, in order, all with V context views.
+        hash: SHA-256 of the frozen pairs' file. It stands for further context views, too: these follow from the pairs
+            and from the objects' numbers of views (see ``pairs.add_contexts``).
         counts: class -> number of items.
         batch_size: items of a batch while iterating.
     """
@@ -55,21 +57,19 @@ class EvalSet:
     def batch(self, items: Sequence[int]) -> Batch:
         """Return the batch of chosen items."""
         chosen = [self.pairs[i] for i in items]
-        source = np.array([self._reader.index[pair.source] for pair in chosen], dtype=np.int64)
-        context = self._reader.pack.first[source] + [pair.context for pair in chosen]
-        cameras = self._reader.cameras(context, source)
+        contexts = np.array([pair.contexts for pair in chosen], dtype=np.int64)
+        source = np.array([self._reader.index[pair.source] for pair in chosen], dtype=np.int64)[:, None]
+        context = self._reader.pack.first[source] + contexts
         target, owner = self._targets(items)
         pictures = self._reader.pictures(target)
         size = self._reader.pack.size
         return Batch(
-            context=self._reader.pictures(context)[:, None],
+            context=self._reader.pictures(context.reshape(-1)).reshape(*context.shape, 3, size, size),
             query=picture_rays(self._reader.cameras(target, owner)),
             truth=pictures.flatten(2).transpose(1, 2).contiguous(),
             ids=tuple(pair.object for pair in chosen),
             classes=tuple(self.classes[i] for i in items),
-            context_cameras=Cameras(
-                cameras.poses[:, None], cameras.focal[:, None], size, size, cameras.near, cameras.far
-            ),
+            context_cameras=self._reader.cameras(context, np.broadcast_to(source, context.shape)),
             query_size=(size, size),
         )
 

@@ -6,66 +6,27 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor
 
 from hyperkit import randomness
-from hyperkit.config import PartConfig
 from hyperkit.contracts import Batch, Cameras
 from hyperkit.data import pixels
 from hyperkit.data.builtin import builtin_root
 from hyperkit.data.evaluation import EvalSet, constant_scores, mean_picture
+from hyperkit.data.nvs_draw import Draw, Draws, NVSDataConfig
 from hyperkit.data.pack import open_pack
-from hyperkit.data.pairs import PairSet, frozen_pairs, shuffle_contexts
+from hyperkit.data.pairs import Pair, PairSet, add_contexts, frozen_pairs, shuffle_contexts, too_few_views
 from hyperkit.data.splits import SPLITS, read_splits
 from hyperkit.errors import HyperkitError, unknown_name
 from hyperkit.geometry import mirror_x, pixel_rays
 
 log = logging.getLogger("hyperkit")
-
-
-class NVSDataConfig(PartConfig):
-    """Which pictures are read and how training batches are drawn from them.
-
-    Attributes:
-        root: a data set in the LearnIt ShapeNet layout; None: the built-in procedural set, made on first use.
-        builtin: which built-in set, where ``root`` is None.
-        resolution: pictures are resized to this size by area; None: as stored.
-        classes: classes that are trained on; None: all.
-        train_fraction: part of each class's training objects that is used; 0.01 is contained in 0.1.
-        train_views: half-open range of the views that training draws from.
-        rays_per_item: R, rays of one target view.
-        foreground_epochs: for so many epochs half of the rays start from the foreground.
-        background: what transparent pixels are laid on.
-        augment: mirror at x = 0, change colours, or both; the same for an item's context and target.
-        skip_bad: leave broken objects out instead of refusing the data set.
-    """
-
-    root: str | None = None
-    builtin: Literal["quickstart", "debug"] = "quickstart"
-    resolution: int | None = Field(default=None, ge=1, le=4096)
-    classes: tuple[str, ...] | None = None
-    train_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
-    train_views: tuple[int, int] = (0, 25)
-    rays_per_item: int = Field(default=128, ge=0)
-    foreground_epochs: float = Field(default=1.0, ge=0.0)
-    background: Literal["white", "black"] = "white"
-    augment: Literal["none", "mirror", "colour", "all"] = "none"
-    skip_bad: bool = False
-
-    @field_validator("train_views")
-    @classmethod
-    def _range(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if not 0 <= value[0] < value[1]:
-            raise ValueError("train_views must be a range (first, end) with 0 <= first < end")
-        return value
 
 
 @dataclass(frozen=True)
@@ -86,31 +47,6 @@ class Sample:
     cameras: Cameras
 
 
-@dataclass(frozen=True)
-class _Draw:
-    # What is drawn at random for the items of one joined batch, or of one process's part of it.
-    objects: np.ndarray  # (B,) index into the pack
-    context: np.ndarray  # (B,) row of the pack
-    target: np.ndarray
-    rays: np.ndarray  # (B, R) in [0, 1)
-    foreground: np.ndarray  # (B,) bool
-    mirror: np.ndarray  # (B,) bool
-    colour: Tensor | None  # (B, 3, 3)
-
-    def part(self, rank: int, world: int) -> _Draw:
-        own = slice(rank, None, world)
-        colour = None if self.colour is None else self.colour[own]
-        return _Draw(
-            self.objects[own],
-            self.context[own],
-            self.target[own],
-            self.rays[own],
-            self.foreground[own],
-            self.mirror[own],
-            colour,
-        )
-
-
 class NVSData:
     """A data set for novel view synthesis.
 
@@ -124,7 +60,8 @@ class NVSData:
         root: the data set's folder.
         size: S, width and height of the pictures.
         near, far: range of the ray parameter.
-        classes: classes that are trained on; ``all_classes``: those that are there.
+        classes: classes that are trained on; ``test_classes``: those that the test split is evaluated on;
+            ``all_classes``: those that are there.
         splits: split -> ids of the usable objects of all classes; ``train_ids``: those that are trained on.
         notes: sentences for the user about splits and objects left out.
 
@@ -145,10 +82,12 @@ class NVSData:
             log.info("%s: %s", self.root, note)
         self.all_classes = tuple(sorted({name.split("/", 1)[0] for name in self.pack.ids}))
         self.classes = self._check_classes(config.classes)
+        self.test_classes = self._check_classes(config.test_classes) if config.test_classes else self.classes
         self.train_ids = nested_fraction(self._of("train", self.classes), config.train_fraction)
-        self._objects = np.array([self._reader.index[name] for name in self.train_ids], dtype=np.int64)
         self._check_training()
-        self._order = lru_cache(maxsize=4)(self._permutation)
+        objects = np.array([self._reader.index[name] for name in self.train_ids], dtype=np.int64)
+        self._draws = Draws(self.pack, objects, config, seed)
+        self._views_checked = False
         self._pairs: dict[str, PairSet] = {}
 
     def _check_classes(self, names: Sequence[str] | None) -> tuple[str, ...]:
@@ -169,39 +108,34 @@ class NVSData:
                 "Look at its splits files, or choose other classes.",
             )
         first = self.config.train_views[0]
-        few = [self.train_ids[i] for i, views in enumerate(self.pack.views[self._objects]) if views <= first]
+        few = [name for name in self.train_ids if self._views_of(name) <= first]
         if few:
             raise HyperkitError(
                 f"{len(few)} training objects have no view in {self.config.train_views}, such as {few[0]}.",
                 "Choose train_views within the number of views of every object.",
             )
 
+    def _check_views(self) -> None:
+        # Only training needs it: a model that was trained on more views can be evaluated on data that has fewer.
+        first, end = self.config.train_views
+        usable = {name: min(self._views_of(name), end) - first for name in self.train_ids}
+        few = {name: count for name, count in usable.items() if count < self.config.views}
+        if few:
+            raise too_few_views(few, f"views in train_views {self.config.train_views}", self.config.views)
+        for split in ("val", "test"):  # rather now than after hours
+            if self._of(split, self._classes_of(split)):
+                self.pairs(split)
+        self._views_checked = True
+
+    def _views_of(self, name: str) -> int:
+        return int(self.pack.views[self._reader.index[name]])
+
+    def _classes_of(self, split: str) -> tuple[str, ...]:
+        return self.test_classes if split == "test" else self.classes
+
     def steps_per_epoch(self, batch_size: int) -> int:
         """Return the number of steps after which every training object has been seen."""
-        return max(1, math.ceil(len(self.train_ids) / batch_size))
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return randomness.numpy_rng(self.seed, "epoch", epoch).permutation(len(self._objects))
-
-    def _draw(self, step: int, batch_size: int) -> _Draw:
-        # Positions run on over the epochs' permutations, so a batch may hold the end of one and the start of the next.
-        count = len(self._objects)
-        epoch, place = np.divmod(step * batch_size + np.arange(batch_size), count)
-        objects = self._objects[[self._order(int(e))[p] for e, p in zip(epoch, place, strict=True)]]
-        rng = randomness.numpy_rng(self.seed, "train", step)
-        first, end = self.config.train_views
-        usable = np.minimum(self.pack.views[objects], end) - first
-        one, two = rng.random((2, batch_size))
-        context = np.floor(one * usable).astype(np.int64)
-        target = np.floor(two * np.maximum(usable - 1, 1)).astype(np.int64)
-        target += (target >= context) & (usable > 1)  # another view than the context's, where there is one
-        start = self.pack.first[objects] + first
-        rays = rng.random((batch_size, self.config.rays_per_item))
-        mirror = (rng.random(batch_size) < 0.5) & (self.config.augment in ("mirror", "all"))
-        recoloured = self.config.augment in ("colour", "all")
-        colour = pixels.colour_matrices(batch_size, self.seed, "train", step) if recoloured else None
-        early = (step * batch_size + np.arange(batch_size)) < self.config.foreground_epochs * count
-        return _Draw(objects, start + context, start + target, rays, early, mirror, colour)
+        return self._draws.steps_per_epoch(batch_size)
 
     def train_batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Batch:
         """Return the training batch of a step; a pure function of the seed and the step.
@@ -212,34 +146,43 @@ class NVSData:
             rank, world: this process takes items ``rank, rank + world, ...`` of the joined batch.
 
         Returns:
-            Batch with context (B, 1, 3, S, S), its cameras (B, 1), rays (B, R, 3) of one target view and their truth.
+            Batch with context (B, V, 3, S, S), its cameras (B, V), rays (B, R, 3) of one target view and their truth.
+            The target is none of the context views unless an object has no more than V.
+
+        Raises:
+            HyperkitError: objects have too few views for V context views, in training or in evaluation.
         """
-        draw = self._draw(step, batch_size).part(rank, world)
-        size = self.size
+        if self.config.views > 1 and not self._views_checked:
+            self._check_views()
+        draw = self._draws.at(step, batch_size).part(rank, world)
+        size, views = self.size, draw.contexts.shape[1]
         opaque = torch.from_numpy(self.pack.opaque[draw.objects])
-        context = self._reader.words(draw.context).reshape(-1, size, size)
-        context[draw.mirror] = context[draw.mirror][:, :, ::-1]
-        pictures = self._finish(pixels.unpack_words(context.reshape(-1, size * size)), draw.colour, opaque)
+        context = self._reader.words(draw.contexts).reshape(-1, views, size, size)
+        context[draw.mirror] = context[draw.mirror][..., ::-1]
         seen = self._choose_pixels(draw)
-        truth = self._finish(self._reader.pixels(draw.target, seen), draw.colour, opaque)
         # The pixel at column j of a picture is at column S - 1 - j of the flipped one.
         asked = np.where(draw.mirror[:, None], seen + (size - 1) - 2 * (seen % size), seen)
-        flip = torch.from_numpy(draw.mirror)[:, None, None]
-        cameras = []
-        for rows in (draw.context, draw.target):
-            camera = self._reader.cameras(rows, draw.objects)
-            poses = torch.where(flip, mirror_x(camera.poses), camera.poses)
-            cameras.append(Cameras(poses, camera.focal, size, size, self.near, self.far))
-        ids = tuple(self.pack.ids[i] for i in draw.objects)
-        one_view = Cameras(cameras[0].poses[:, None], cameras[0].focal[:, None], size, size, self.near, self.far)
+        cameras, ids = self._cameras(draw), tuple(self.pack.ids[i] for i in draw.objects)
+        # All of an item's views are one row of pixels, so that they change their colours together.
+        pictures = self._finish(pixels.unpack_words(context.reshape(-1, views * size * size)), draw.colour, opaque)
+        truth = self._finish(self._reader.pixels(draw.target, seen), draw.colour, opaque)
         return Batch(
-            context=pictures.reshape(-1, 1, 3, size, size),
-            query=pixel_rays(cameras[1], torch.from_numpy(asked)),
+            context=pictures.reshape(-1, 3, views, size, size).transpose(1, 2).contiguous(),
+            query=pixel_rays(
+                replace(cameras, poses=cameras.poses[:, -1], focal=cameras.focal[:, -1]), torch.from_numpy(asked)
+            ),
             truth=truth.transpose(1, 2).contiguous(),
             ids=ids,
             classes=tuple(name.split("/", 1)[0] for name in ids),
-            context_cameras=one_view,
+            context_cameras=replace(cameras, poses=cameras.poses[:, :-1], focal=cameras.focal[:, :-1]),
         )
+
+    def _cameras(self, draw: Draw) -> Cameras:
+        # (B, V + 1): of the context views and the target
+        rows = np.concatenate((draw.contexts, draw.target[:, None]), axis=1)
+        cameras = self._reader.cameras(rows, np.broadcast_to(draw.objects[:, None], rows.shape))
+        flip = torch.from_numpy(draw.mirror)[:, None, None, None]
+        return replace(cameras, poses=torch.where(flip, mirror_x(cameras.poses), cameras.poses))
 
     def _finish(self, gathered: np.ndarray, colour: Tensor | None, opaque: Tensor) -> Tensor:
         rgba = pixels.planes(gathered)
@@ -247,7 +190,7 @@ class NVSData:
             rgba = pixels.recolour(rgba, colour, opaque)
         return pixels.composite(rgba, self.config.background)
 
-    def _choose_pixels(self, draw: _Draw) -> np.ndarray:
+    def _choose_pixels(self, draw: Draw) -> np.ndarray:
         area = self.size * self.size
         chosen = np.floor(draw.rays * area).astype(np.int64)
         half = self.config.rays_per_item // 2
@@ -264,20 +207,25 @@ class NVSData:
         shuffle_context: Literal["none", "class", "all"] = "none",
         limit: int | None = None,
         batch_size: int = 8,
+        views: int | None = None,
     ) -> EvalSet:
         """Return the frozen evaluation pairs of a split.
 
         Args:
             split: "test", "val" or "train".
-            classes: classes to evaluate, whether trained on or not; None: those that are trained on.
+            classes: classes to evaluate, whether trained on or not; None: ``test_classes`` for the test split, those
+                that are trained on for the others.
             shuffle_context: give every object another object's context, within its class or over all.
             limit: at most so many items, spread evenly over the split.
             batch_size: items of a batch while iterating.
+            views: V, context views of an item; None: as configured. The target views are the same for every number, and
+                the contexts for fewer are the first of those for more; see ``add_contexts``.
 
         Raises:
-            HyperkitError: the split has no such objects, or the file of frozen pairs was changed.
+            HyperkitError: the split has no such objects, the file of frozen pairs was changed, or objects have too few
+                views; all are named.
         """
-        chosen = self._check_classes(classes) if classes else self.classes
+        chosen = self._check_classes(classes) if classes else self._classes_of(split)
         names = set(self._of(split, chosen))
         if not names:
             raise HyperkitError(
@@ -285,7 +233,9 @@ class NVSData:
                 f"It has: {self.counts()}.",
             )
         frozen = self.frozen(split)
-        pairs = [pair for pair in frozen.pairs if pair.object in names]
+        own = [pair for pair in frozen.pairs if pair.object in names]
+        counts = {pair.object: self._views_of(pair.object) for pair in own}
+        pairs = add_contexts(own, split, counts, self.config.views if views is None else views)
         if shuffle_context != "none":
             pairs = shuffle_contexts(pairs, within_class=shuffle_context == "class")
         if limit is not None and limit < len(pairs):
@@ -296,8 +246,7 @@ class NVSData:
         """Return the frozen pairs of a split, drawn and written on first use."""
         if split not in self._pairs:
             names = self._of(split, self.all_classes)
-            views = {name: int(self.pack.views[self._reader.index[name]]) for name in names}
-            self._pairs[split] = frozen_pairs(self.root, split, views)
+            self._pairs[split] = frozen_pairs(self.root, split, {name: self._views_of(name) for name in names})
         return self._pairs[split]
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -321,7 +270,7 @@ class NVSData:
         Returns:
             {"white": scores, "mean": scores} (and "black" on a black background); scores are class -> dB, and "all".
         """
-        evalset = self.pairs(split, classes, limit=limit)
+        evalset = self.pairs(split, classes, limit=limit, views=1)  # the targets are the same for every number
         shape = (3, self.size, self.size)
         white = dict.fromkeys(evalset.counts, torch.ones(shape))
         result = {"white": constant_scores(evalset, white)}
@@ -357,33 +306,38 @@ class NVSData:
     def samples(self, count: int) -> list[dict[str, Any]]:
         """Return a few held-out inputs, small enough to travel in a checkpoint, spread over the classes.
 
-        Each holds plain values and tensors: ``id class split``, ``picture`` (3, S, S) uint8 on the background, its
-        ``pose`` (4, 4), ``focal width near far``, and a second view as ``target_picture`` and ``target_pose``.
+        Each holds plain values and tensors: ``id class split``; the context views, on the background, as ``pictures``
+        (V, 3, S, S) uint8 with their ``poses`` (V, 4, 4), and the first of them also as ``picture`` and ``pose``;
+        ``focal width near far``; and another view as ``target_picture`` and ``target_pose``.
         """
-        split = next(part for part in ("test", "val", "train") if self._of(part, self.classes))
-        pairs, ids = self.pairs(split).pairs, dict.fromkeys(pair.object for pair in self.pairs(split).pairs)
-        by_class = [[name for name in ids if name.split("/", 1)[0] == part] for part in self.classes]
+        split = next(part for part in ("test", "val", "train") if self._of(part, self._classes_of(part)))
+        first: dict[str, Pair] = {}
+        for pair in self.pairs(split).pairs:
+            first.setdefault(pair.object, pair)
+        by_class = [[name for name in first if name.split("/", 1)[0] == part] for part in self._classes_of(split)]
         turns = max(map(len, by_class))
         order = [names[turn] for turn in range(turns) for names in by_class if turn < len(names)]
-        return [self._sample(next(pair for pair in pairs if pair.object == name), split) for name in order[:count]]
+        return [self._sample(first[name], split) for name in order[:count]]
 
-    def _sample(self, pair: Any, split: str) -> dict[str, Any]:
+    def _sample(self, pair: Pair, split: str) -> dict[str, Any]:
         index = self._reader.index[pair.object]
-        rows = self.pack.first[index] + np.array([pair.context, pair.target])
+        rows = self.pack.first[index] + np.array([*pair.contexts, pair.target])
         pictures = (self._reader.pictures(rows) * 255.0).round().to(torch.uint8)
         poses = torch.from_numpy(self.pack.poses[rows])
         return {
             "id": pair.object,
             "class": pair.object.split("/", 1)[0],
             "split": split,
+            "pictures": pictures[:-1].clone(),
+            "poses": poses[:-1].clone(),
             "picture": pictures[0].clone(),
             "pose": poses[0].clone(),
             "focal": float(self.pack.focal[index]),
             "width": self.size,
             "near": self.near,
             "far": self.far,
-            "target_picture": pictures[1].clone(),
-            "target_pose": poses[1].clone(),
+            "target_picture": pictures[-1].clone(),
+            "target_pose": poses[-1].clone(),
         }
 
 

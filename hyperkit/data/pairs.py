@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,26 @@ PER_OBJECT = 2
 
 @dataclass(frozen=True)
 class Pair:
-    """One evaluation item: the context view of an object and the target view to compare with.
+    """One evaluation item: the context views of an object and the target view to compare with.
 
-    ``source`` is the object whose view is the context; another than ``object`` only where contexts are shuffled.
+    Attributes:
+        object: whose target view it is.
+        context: the first context view, which is frozen.
+        target: the target view, which is frozen.
+        source: the object whose views are the context; another than ``object`` only where contexts are shuffled.
+        further: more context views.
     """
 
     object: str
     context: int
     target: int
     source: str
+    further: tuple[int, ...] = ()
+
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """All context views."""
+        return (self.context, *self.further)
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,15 @@ def draw_pairs(split: str, views: Mapping[str, int], per_object: int = PER_OBJEC
 
     What is drawn for an object depends on the split's name and the object's id, and on no other object. An object's
     pairs differ in context and in target as long as it has enough views.
+
+    Raises:
+        HyperkitError: objects have one view only.
     """
+    if few := {name: count for name, count in views.items() if count < 2}:
+        raise HyperkitError(
+            f"{_named(few)} fewer than 2 views, and a pair needs a context and a target:\n{_listed(few)}",
+            f"Leave them out of the {split} split.",
+        )
     pairs = []
     for name in sorted(views):
         half = views[name] // 2
@@ -110,8 +130,64 @@ def draw_pairs(split: str, views: Mapping[str, int], per_object: int = PER_OBJEC
     return pairs
 
 
+def add_contexts(pairs: Sequence[Pair], split: str, views: Mapping[str, int], count: int) -> list[Pair]:
+    """Give every pair ``count`` context views: the frozen one, then others from the first half of the object's views.
+
+    The further views are a pure function of the split, the object, the pair's place among the object's pairs and the
+    object's number of views. They need no file and no hash of their own: with the same data and the same frozen pairs
+    they are the same everywhere. They are distinct, never the target, and those for a smaller ``count`` are the first
+    of those for a larger one.
+
+    Args:
+        pairs: frozen pairs, with all that the file holds for each of their objects, in its order.
+        split: name of the split.
+        views: object id -> number of its views.
+        count: context views of a pair, at least 1.
+
+    Raises:
+        HyperkitError: objects have too few views; all are named.
+    """
+    if count < 1:
+        raise HyperkitError(f"A model needs at least one context view, found {count}.")
+    result = []
+    few: dict[str, int] = {}
+    place: Counter[str] = Counter()
+    for pair in pairs:
+        name = pair.object
+        order = randomness.numpy_rng("further contexts", split, name, place[name]).permutation(views[name] // 2)
+        place[name] += 1
+        others = [int(view) for view in order if view not in (pair.context, pair.target)]
+        if len(others) < count - 1:
+            few[name] = len(others) + 1
+        result.append(replace(pair, further=tuple(others[: count - 1])))
+    if few:
+        raise too_few_views(few, f"views in the first half of those of the {split} split's objects", count)
+    return result
+
+
+def too_few_views(few: Mapping[str, int], where: str, wanted: int) -> HyperkitError:
+    """Build the error for objects (id -> number of views) that have fewer than ``wanted``, which names them.
+
+    Args:
+        where: which views were counted ("views in ...").
+    """
+    return HyperkitError(
+        f"{_named(few)} fewer than {wanted} {where}, too few for {wanted} context views:\n{_listed(few)}",
+        f"Use at most {max(min(few.values()), 1)} (--views).",
+    )
+
+
+def _named(objects: Mapping[str, int]) -> str:
+    return "1 object has" if len(objects) == 1 else f"{len(objects)} objects have"
+
+
+def _listed(objects: Mapping[str, int]) -> str:
+    lines = [f"  {name}: {count}" for name, count in list(objects.items())[:20]]
+    return "\n".join(lines + [f"  ... and {len(objects) - 20} more"] * (len(objects) > 20))
+
+
 def shuffle_contexts(pairs: Sequence[Pair], within_class: bool) -> list[Pair]:
-    """Give every object another object's context views, by a fixed derangement: none keeps its own.
+    """Give every object all context views of another object, by a fixed derangement: none keeps its own.
 
     Args:
         pairs: the pairs of a split.
@@ -140,7 +216,8 @@ def shuffle_contexts(pairs: Sequence[Pair], within_class: bool) -> list[Pair]:
     for name, items in own.items():
         others = own[donor[name]]
         for index, pair in enumerate(items):
-            shuffled.append(Pair(name, others[index % len(others)].context, pair.target, donor[name]))
+            given = others[index % len(others)]
+            shuffled.append(replace(given, object=name, target=pair.target))
     return shuffled
 
 

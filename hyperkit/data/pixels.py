@@ -53,7 +53,7 @@ class PixelReader:
         self._words = np.asarray(pack.pixels).view(np.uint32).reshape(len(pack.pixels), self.area)
 
     def words(self, rows: np.ndarray) -> np.ndarray:
-        """Return whole views as words (B, S * S) uint32."""
+        """Return whole views as words (..., S * S) uint32."""
         return self._words[rows]
 
     def pixels(self, rows: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ class PixelReader:
         return np.flatnonzero(words != (0xFFFFFFFF if self.background == "white" else _OPAQUE_BLACK))
 
     def cameras(self, rows: np.ndarray, objects: np.ndarray) -> Cameras:
-        """Return the cameras (B,) of views ``rows`` that belong to ``objects``."""
+        """Return the cameras (...) of views ``rows`` (...) that belong to ``objects`` (...)."""
         pack = self.pack
         poses, focal = torch.from_numpy(pack.poses[rows]), torch.from_numpy(pack.focal[objects])
         return Cameras(poses, focal, pack.size, pack.size, pack.near, pack.far)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from hyperkit.data.pairs import draw_pairs, frozen_pairs, shuffle_contexts
+from hyperkit.data.pairs import Pair, add_contexts, draw_pairs, frozen_pairs, shuffle_contexts
 from hyperkit.errors import HyperkitError
 
 
@@ -97,3 +98,46 @@ def test_one_object_cannot_be_shuffled_within_its_class() -> None:
     with pytest.raises(HyperkitError, match="lamps"):
         shuffle_contexts(pairs, True)
     assert len(shuffle_contexts(pairs, False)) == len(pairs)
+
+
+def test_further_contexts_are_nested_distinct_and_of_the_first_half() -> None:
+    views = _views(cars=60) | {"cars/odd": 17}
+    pairs = draw_pairs("test", views)
+    eight = add_contexts(pairs, "test", views, 8)
+    for pair, frozen in zip(eight, pairs, strict=True):
+        assert (pair.object, pair.context, pair.target, pair.source) == dataclasses.astuple(frozen)[:4]
+        assert pair.contexts[0] == frozen.context
+        assert len(set(pair.contexts)) == 8
+        assert max(pair.contexts) < views[pair.object] // 2
+    for count in (1, 2, 5):
+        fewer = add_contexts(pairs, "test", views, count)
+        assert [pair.contexts for pair in fewer] == [pair.contexts[:count] for pair in eight]
+    assert {view for pair in eight for view in pair.further} == set(range(25))
+    # the two pairs of an object have orders of their own
+    assert all(one.further != two.further for one, two in zip(eight[::2], eight[1::2], strict=True))
+
+
+def test_further_contexts_depend_on_the_object_alone() -> None:
+    views = _views(cars=5)
+    pairs = draw_pairs("test", views)
+    eight = add_contexts(pairs, "test", views, 8)
+    own = [pair for pair in pairs if pair.object == "cars/003"]
+    assert add_contexts(own, "test", {"cars/003": 50}, 8) == [p for p in eight if p.object == "cars/003"]
+    assert add_contexts(own, "val", {"cars/003": 50}, 8) != [p for p in eight if p.object == "cars/003"]
+
+
+def test_a_target_among_the_first_half_is_never_a_context() -> None:
+    # A frozen file may hold any pair, as long as its hash is right.
+    for target in range(5):
+        (pair,) = add_contexts([Pair("cars/a", 7, target, "cars/a")], "test", {"cars/a": 10}, 5)
+        assert set(pair.contexts) == {7, *range(5)} - {target}
+
+
+def test_too_few_views_are_named_with_their_numbers() -> None:
+    views = {"cars/a": 8, "cars/b": 7, "cars/c": 12}
+    with pytest.raises(HyperkitError, match="2 objects have fewer than 5") as caught:
+        add_contexts(draw_pairs("test", views), "test", views, 5)
+    assert "cars/a: 4\n  cars/b: 3" in caught.value.what
+    assert "at most 3" in str(caught.value.hint)
+    with pytest.raises(HyperkitError, match=r"1 object has(.|\n)*cars/one: 1"):
+        draw_pairs("test", {"cars/one": 1, "cars/two": 2})
