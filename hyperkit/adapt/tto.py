@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -10,6 +11,10 @@ from torch import Tensor
 
 from hyperkit.config import PartConfig
 from hyperkit.contracts import TargetParams
+from hyperkit.objectives import mse
+
+Observations = Callable[[int], tuple[Any, Tensor]]
+"""Step -> (query, truth): ``Rays`` (B, N, 3) or coordinates (B, N, C), and the values (B, N, F) there."""
 
 
 class TTOConfig(PartConfig):
@@ -18,7 +23,8 @@ class TTOConfig(PartConfig):
     Attributes:
         steps: Adam steps; 0 turns it off. 100 in Trans-INR.
         learning_rate: 1e-4 in Trans-INR.
-        rays: rays of the input views per step and item.
+        rays: points of the input per step and item: rays of the input views, pixels of the input picture, samples of
+            the input sound; drawn anew in every step, with replacement. 1024 in Trans-INR.
     """
 
     steps: int = Field(default=0, ge=0)
@@ -52,3 +58,30 @@ def optimise(params: TargetParams, loss: Callable[[TargetParams, int], Tensor], 
             loss(leaves, step).sum().backward()
             optimizer.step()
     return leaves.map(lambda t: t.detach())
+
+
+def optimise_on(
+    params: TargetParams,
+    predict: Callable[[TargetParams, Any], Tensor],
+    observations: Observations,
+    config: TTOConfig,
+    loss: Callable[[Tensor, Tensor], Tensor] = mse,
+) -> TargetParams:
+    """Run test-time optimisation on points of the input; nothing else is seen, so targets cannot be.
+
+    Args:
+        params: where to start, as the hypernetwork wrote them.
+        predict: ``predict(params, query)`` -> values (B, N, F), rendered or evaluated.
+        observations: the same points for every item; see ``hyperkit.adapt.observations``.
+        config: see ``TTOConfig``.
+        loss: values and truth -> (B,). The mean squared error also where a target predicts a deviation.
+
+    Returns:
+        As ``optimise``.
+    """
+
+    def error(current: TargetParams, step: int) -> Tensor:
+        query, truth = observations(step)
+        return loss(predict(current, query), truth)
+
+    return optimise(params, error, config)
