@@ -15,17 +15,35 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from hyperkit.backbones.config import BackboneConfig, BackboneInfo, Strategy
+from hyperkit.backbones.config import BackboneConfig, BackboneInfo, Modality, Strategy, TokenLayout
 from hyperkit.errors import HyperkitError
 
 
-class Backbone(nn.Module, ABC):
-    """An encoder that reads pictures together with weight tokens.
+class Arrangement:
+    """How tokens go through the blocks: here data tokens and then weight tokens, and nothing else enters a block."""
 
-    A subclass gives ``embed``, ``blocks`` and ``final_norm``, and holds no parameter that these do not use. From
-    outside the package it is named ``package.module:Name`` and built as ``Name(config)``; a function of the
-    configuration that returns a ``Backbone`` does as well. One with pretrained weights sets ``has_weights`` and gives
-    ``weights_file``.
+    def enter(self, tokens: Tensor) -> Tensor:
+        """Bring (B, M + Q, D), data tokens and then weight tokens, into the order in which the blocks take them."""
+        return tokens
+
+    def leave(self, tokens: Tensor) -> Tensor:
+        """Bring (B, M + Q, D) back into the order of data tokens and then weight tokens."""
+        return tokens
+
+    def call(self, index: int, block: nn.Module, tokens: Tensor) -> Tensor:
+        """Apply the block ``index`` to (B, M + Q, D)."""
+        result: Tensor = block(tokens)
+        return result
+
+
+class Backbone(nn.Module, ABC):
+    """An encoder that reads pictures, or sounds, together with weight tokens.
+
+    A subclass gives ``embed``, ``blocks`` and ``final_norm``, sets ``prefix_tokens`` if it has any, and holds no
+    parameter that these do not use. From outside the package it is named ``package.module:Name`` and built as
+    ``Name(config)``; a function of the configuration that returns a ``Backbone`` does as well. One with pretrained
+    weights sets ``has_weights`` and gives ``weights_file``. One that reads sounds derives from
+    ``hyperkit.backbones.sound.SoundBackbone``.
 
     Args:
         config: the part's configuration.
@@ -35,8 +53,11 @@ class Backbone(nn.Module, ABC):
         mean, deviation: of the pictures that the weights were trained on, one value per channel, for values in [0, 1].
     """
 
+    modality: ClassVar[Modality] = "picture"
     has_weights: ClassVar[bool] = False
     license: ClassVar[str | None] = None
+    lora_targets: tuple[str, ...] = ("qkv",)
+    prefix_tokens: int = 0
     mean: Tensor
     deviation: Tensor
 
@@ -55,6 +76,7 @@ class Backbone(nn.Module, ABC):
         self.width = width
         self.family = family
         self.strategy: Strategy = info.strategy
+        self._layout: TokenLayout | None = None  # that of the last ``tokenize``
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation).view(1, -1, 1, 1), persistent=False)
 
@@ -77,6 +99,16 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Apply the norm after the last block to (B, m, D)."""
+
+    def arrange(self, layout: TokenLayout | None, data_tokens: int, weight_tokens: int) -> Arrangement:
+        """Return how tokens go through the blocks; for encoders whose blocks need to know where each token lies.
+
+        Args:
+            layout: of each view of the pictures that were tokenized last, None if there were none.
+            data_tokens: M, a multiple of the tokens per view.
+            weight_tokens: Q.
+        """
+        return Arrangement()
 
     def weights_file(self) -> str:
         """Return the path of the pretrained weights' file; for backbones from outside that have weights."""
@@ -112,18 +144,45 @@ class Backbone(nn.Module, ABC):
         rows, columns = self.info.patch_size
         return _multiple(height, rows), _multiple(width, columns)
 
+    def token_layout(self, height: int, width: int) -> TokenLayout:
+        """Return where the data tokens of one view lie, for pictures of ``height`` by ``width`` pixels.
+
+        For sounds ``height`` is 1 and ``width`` the number of samples. V views have M = V * layout.tokens data tokens.
+        """
+        size, patch = self.input_size(height, width), self.info.patch_size
+        return TokenLayout(self.prefix_tokens, size[0] // patch[0], size[1] // patch[1])
+
+    def context_layout(self, context: Tensor) -> TokenLayout:
+        """Return ``token_layout`` of one view of a context.
+
+        Raises:
+            ValueError: the context is none that the backbone reads.
+        """
+        if context.ndim != 5 or context.shape[2] != 3:
+            raise ValueError(
+                f"The backbone {self.info.name!r} reads pictures (B, V, 3, H, W), but the context has the shape "
+                f"{tuple(context.shape)}{', as sounds have' if context.ndim == 2 else ''}."
+            )
+        return self.token_layout(*context.shape[-2:])
+
     def tokenize(self, context: Tensor) -> Tensor:
         """Turn pictures into data tokens.
 
         Pictures are resized to ``input_size`` (bicubic, anti-aliased) where they differ from it, and normalised with
-        the model's own mean and deviation. Every view brings its own prefix tokens.
+        the model's own mean and deviation. Every view brings its own prefix tokens. The next ``encode`` takes it
+        that its data tokens lie as these do, which matters to encoders with rotary positions; something of the same
+        shape may be added to them in between, and views tokenized one by one may be joined.
 
         Args:
             context: (B, V, 3, H, W) in [0, 1].
 
         Returns:
-            (B, M, D), the V views' tokens one after the other.
+            (B, M, D), the V views' tokens one after the other, each as ``token_layout`` says.
+
+        Raises:
+            ValueError: the context has another shape, or ``embed`` gives tokens that are not as the layout says.
         """
+        layout = self.context_layout(context)
         items, views = context.shape[:2]
         pictures = context.flatten(0, 1)
         height, width = pictures.shape[-2:]
@@ -132,7 +191,21 @@ class Backbone(nn.Module, ABC):
             pictures = F.interpolate(pictures.float(), size, mode="bicubic", antialias=True, align_corners=False)
             pictures = pictures.clamp(0, 1)  # bicubic overshoots at edges
         tokens = self.embed((pictures - self.mean) / self.deviation)
+        self.remember(layout, tokens)
         return tokens.reshape(items, views * tokens.shape[1], self.width)
+
+    def remember(self, layout: TokenLayout, tokens: Tensor) -> None:
+        """Keep the layout for the next ``encode``, after a check that ``tokens`` (N, m, D) of one view are as it says.
+
+        Raises:
+            ValueError: they are not.
+        """
+        if tokens.shape[1] != layout.tokens:
+            raise ValueError(
+                f"{type(self).__name__}.embed gave {tokens.shape[1]} tokens where its layout has {layout.tokens} "
+                f"({layout}): set prefix_tokens, or give token_layout."
+            )
+        self._layout = layout
 
     def encode(self, data_tokens: Tensor, weight_tokens: Tensor) -> Tensor:
         """Run all blocks over data tokens and weight tokens together.
@@ -146,34 +219,58 @@ class Backbone(nn.Module, ABC):
         """
         if weight_tokens.ndim == 2:
             weight_tokens = weight_tokens.expand(data_tokens.shape[0], -1, -1)
-        tokens = self._run(torch.cat([data_tokens, weight_tokens], dim=1))
+        tokens = self._run(torch.cat([data_tokens, weight_tokens], dim=1), weight_tokens.shape[1])
         return self.final_norm(tokens[:, data_tokens.shape[1] :])
+
+    def attention(self, context: Tensor, weight_tokens: Tensor, data_tokens: Tensor | None = None) -> Tensor:
+        """Return how much each weight token attends to each data token in the last block, averaged over the heads.
+
+        Nothing is differentiated.
+
+        Args:
+            context: as for ``tokenize``.
+            weight_tokens: (Q, D) or (B, Q, D).
+            data_tokens: (B, M, D), where they are not ``tokenize(context)`` itself but something was added.
+
+        Returns:
+            (B, Q, M), float32, in the order of ``tokenize``. The rest of a row up to 1 goes to the weight tokens.
+
+        Raises:
+            HyperkitError: the block computes its attention in a way that cannot be watched.
+        """
+        from hyperkit.backbones.attention import attention_to_data
+
+        with torch.no_grad():
+            data_tokens = self.tokenize(context) if data_tokens is None else data_tokens
+            self._layout = self.context_layout(context)
+            return attention_to_data(self, self._layout, data_tokens, weight_tokens)
 
     def features(self, context: Tensor) -> Tensor:
         """Return all data tokens after the final norm, without weight tokens, as the library's own model does.
 
         Args:
-            context: (B, V, 3, H, W) in [0, 1].
+            context: as for ``tokenize``.
 
         Returns:
             (B, M, D).
         """
-        return self.final_norm(self._run(self.tokenize(context)))
+        return self.final_norm(self._run(self.tokenize(context), 0))
 
-    def _run(self, tokens: Tensor) -> Tensor:
+    def _run(self, tokens: Tensor, weight_tokens: int) -> Tensor:
+        arrangement = self.arrange(self._layout, tokens.shape[1] - weight_tokens, weight_tokens)
         # a frozen encoder is in eval mode and still needs the backward pass to its weight tokens
         save_memory = self.settings.gradient_checkpointing and torch.is_grad_enabled()
         training_on_cpu = tokens.device.type == "cpu" and torch.is_grad_enabled()
         mode = float32_attention if training_on_cpu and torch.is_autocast_enabled("cpu") else nullcontext
 
-        def run(block: nn.Module, x: Tensor) -> Tensor:
+        def run(index: int, block: nn.Module, x: Tensor) -> Tensor:
             with mode():
-                result: Tensor = block(x)
-            return result
+                return arrangement.call(index, block, x)
 
-        for block in self.blocks:
-            tokens = checkpoint(run, block, tokens, use_reentrant=False) if save_memory else run(block, tokens)
-        return tokens
+        tokens = arrangement.enter(tokens)
+        for step in enumerate(self.blocks):
+            tokens = checkpoint(run, *step, tokens, use_reentrant=False) if save_memory else run(*step, tokens)
+        return arrangement.leave(tokens)
 
     def train(self, mode: bool = True) -> Backbone:
         """Switch between training and evaluation; a frozen encoder (also under LoRA) stays in evaluation."""

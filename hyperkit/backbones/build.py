@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hyperkit.backbones.base import Backbone
-from hyperkit.backbones.catalog import Entry, find_entry, paper_defaults, resolve_strategy
+from hyperkit.backbones.catalog import Entry, find_entry, is_outside, paper_defaults, resolve_strategy
 from hyperkit.backbones.config import BackboneConfig
 from hyperkit.errors import HyperkitError
 from hyperkit.files import sha256_of
@@ -73,7 +73,7 @@ def _file(config: BackboneConfig, entry: Entry) -> Path | None:
                 f"Leave --weights out to use those of {config.name!r}." if entry.pretrained else None,
             )
         return Path(config.weights)
-    if entry.library == "outside":
+    if is_outside(entry):
         return None
     from hyperkit.backbones.hub import find_weights
 
@@ -82,13 +82,26 @@ def _file(config: BackboneConfig, entry: Entry) -> Path | None:
 
 def _construct(config: BackboneConfig, entry: Entry) -> Backbone:
     if entry.library == "timm":
-        from hyperkit.backbones.timm_vit import TimmBackbone
+        from hyperkit.backbones.timm_vit import build_timm
 
-        return TimmBackbone(config, entry)
+        return build_timm(config, entry)
     if entry.library == "open_clip":
         from hyperkit.backbones.open_clip_vit import build_open_clip
 
         return build_open_clip(config, entry)
+    if entry.library == "whisper":
+        from hyperkit.backbones.whisper_encoder import WhisperBackbone
+
+        return WhisperBackbone(config, entry)
+    if entry.library == "hyperkit":
+        from hyperkit.backbones.patches import PatchesBackbone
+
+        return PatchesBackbone(config, entry)
+    if entry.library == "mel":
+        from hyperkit.backbones.mel import MelBackbone
+
+        inner = find_entry(entry.model)
+        return MelBackbone(config, entry, _construct(config.model_copy(update={"name": entry.model}), inner))
     backbone = import_attribute(entry.model, "backbone")(config)
     if not isinstance(backbone, Backbone):
         raise HyperkitError(

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperkit.backbones.catalog import Entry
+from hyperkit.backbones.catalog import Entry, find_entry, is_outside
 from hyperkit.backbones.weights import is_torchscript
 from hyperkit.errors import HyperkitError, RunFailed
 from hyperkit.files import sha256_of
@@ -26,6 +26,7 @@ class Remote:
         files: names in the repository, best first.
         url: address of the file elsewhere.
         folder: where the library keeps what it gets from ``url``.
+        sha256: of the file, or its start, where the library knows it and the file's name does not tell.
     """
 
     repository: str | None
@@ -33,6 +34,7 @@ class Remote:
     files: tuple[str, ...]
     url: str | None
     folder: Path | None
+    sha256: str | None = None
 
     @property
     def host(self) -> str:
@@ -53,10 +55,16 @@ def find_weights(entry: Entry) -> Path:
 
 
 def _remote(entry: Entry) -> Remote:
+    if entry.library == "mel":
+        return _remote(find_entry(entry.model))
     if entry.library == "timm":
         from hyperkit.backbones.timm_vit import timm_remote
 
         return timm_remote(entry.model)
+    if entry.library == "whisper":
+        from hyperkit.backbones.whisper_encoder import whisper_remote
+
+        return whisper_remote(entry.model)
     from hyperkit.backbones.open_clip_vit import open_clip_remote
 
     return open_clip_remote(entry.model, entry.tag or "")
@@ -64,7 +72,7 @@ def _remote(entry: Entry) -> Remote:
 
 def cached_weights(entry: Entry, verify: bool = True) -> Path | None:
     """Return the file with a backbone's weights if a cache on this machine has it; the network is not used."""
-    return find_cached(_remote(entry), verify) if entry.pretrained and entry.library != "outside" else None
+    return find_cached(_remote(entry), verify) if entry.pretrained and not is_outside(entry) else None
 
 
 def find_cached(remote: Remote, verify: bool = True) -> Path | None:
@@ -91,16 +99,16 @@ def find_cached(remote: Remote, verify: bool = True) -> Path | None:
             candidates.append(path)
     if not candidates:
         return None
-    return _verified(candidates[0]) if verify else candidates[0]
+    return _verified(candidates[0], remote.sha256) if verify else candidates[0]
 
 
-def _verified(path: Path) -> Path:
-    """Compare a file with the SHA-256 in its name: the hub's blobs are called by it, timm's files end in its start."""
+def _verified(path: Path, known: str | None = None) -> Path:
+    """Compare a file with its SHA-256: the hub's blobs are called by it, timm's files end in its start."""
     blob = path.resolve()
     named = re.fullmatch(r"[0-9a-f]{64}", blob.name) or re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", path.name)
-    if named is None:
+    expected = known or (named.group(named.lastindex or 0) if named else None)
+    if expected is None:
         return path
-    expected = named.group(named.lastindex or 0)
     found = sha256_of(path)
     if not found.startswith(expected):
         raise HyperkitError(
@@ -115,7 +123,7 @@ def _download(remote: Remote, entry: Entry) -> Path:
     if reason is not None:
         raise _missing(entry, remote, f"{remote.host} cannot be reached ({reason})")
     try:
-        return _verified(_fetch(remote))
+        return _verified(_fetch(remote), remote.sha256)
     except HyperkitError:
         raise
     except OSError as error:

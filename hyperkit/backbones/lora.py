@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from hyperkit.backbones.config import BackboneConfig
 from hyperkit.errors import HyperkitError
 
-DEFAULT_TARGETS = ("qkv",)
+if TYPE_CHECKING:
+    from hyperkit.backbones.base import Backbone
 
 
-def add_adapters(module: nn.Module, config: BackboneConfig) -> None:
+def add_adapters(module: Backbone, config: BackboneConfig) -> None:
     """Put adapters beside the linear layers that ``config.lora_targets`` names; only they are trainable afterwards.
 
+    Unless it names any, these are the backbone's own ``lora_targets``, the projections to queries, keys and values:
+    ``qkv`` where they are one layer, ``query``, ``key`` and ``value`` in Whisper, ``q_proj``, ``k_proj`` and
+    ``v_proj`` in EVA-02.
+
     A layer W gets W + (alpha / r) B A with A (r, in) random and B (out, r) zero, so that nothing changes at first.
-    On ViT-B, rank 16 on ``qkv`` makes 12 * 16 * (768 + 2304) = 589,824 parameters.
+    On ViT-B, rank 16 on ``qkv`` makes 12 * 16 * (768 + 2304) = 589,824 parameters; on three layers it is
+    12 * 3 * 16 * (768 + 768) = 884,736.
 
     Raises:
         HyperkitError: no linear layer has one of these names; those that there are are listed.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    targets = list(config.lora_targets or DEFAULT_TARGETS)
+    targets = list(config.lora_targets or module.lora_targets)
     linear = sorted({name.split(".")[-1] for name, part in module.named_modules() if isinstance(part, nn.Linear)})
     if strange := [name for name in targets if name not in linear]:
         raise HyperkitError(

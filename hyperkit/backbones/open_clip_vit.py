@@ -22,7 +22,7 @@ from hyperkit.backbones.base import Backbone
 from hyperkit.backbones.catalog import Entry
 from hyperkit.backbones.config import BackboneConfig, BackboneInfo
 from hyperkit.backbones.hub import Remote
-from hyperkit.backbones.timm_vit import SUPPORTED, TimmBackbone
+from hyperkit.backbones.timm_vit import SUPPORTED, build_timm
 from hyperkit.backbones.weights import load_checked
 from hyperkit.errors import HyperkitError, unknown_name
 
@@ -76,7 +76,7 @@ def build_open_clip(config: BackboneConfig, entry: Entry) -> Backbone:
     if timm_name := vision.get("timm_model_name"):
         size = {"img_size": vision["image_size"]} if "image_size" in vision else {}
         inner = replace(entry, library="timm", model=timm_name, options=size)
-        backbone = TimmBackbone(config, inner, mean, deviation)
+        backbone = build_timm(config, inner, mean, deviation)
         backbone.info = replace(backbone.info, source=entry.source)
         return backbone
     if isinstance(vision.get("layers", 12), list | tuple):
@@ -145,6 +145,7 @@ class OpenClipBackbone(Backbone):
             del tower.positional_embedding
             tower.register_buffer("positional_embedding", fixed)
         self.trunk = tower
+        self.prefix_tokens = 1
 
     def embed(self, pictures: Tensor) -> Tensor:
         """Apply open_clip's patch, class and position embedding and ``ln_pre``; positions follow the pictures' size."""

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from hyperkit.backbones.base import Backbone
 from hyperkit.backbones.build import build_backbone
-from hyperkit.backbones.catalog import NAMED, find_entry
+from hyperkit.backbones.catalog import NAMED, find_entry, is_outside
 from hyperkit.backbones.config import BackboneConfig
 from hyperkit.backbones.hub import cached_weights, find_weights
 from hyperkit.errors import HyperkitError, RunFailed
@@ -34,13 +35,13 @@ def prepare_backbone(name: str, weights_out: str | Path | None = None) -> dict[s
         RunFailed: the weights give values that are not finite.
     """
     entry = find_entry(name)
-    if not entry.pretrained or entry.library == "outside":
+    if not entry.pretrained or is_outside(entry):
         ready = ", ".join(known for known, other in NAMED.items() if other.pretrained)
         raise HyperkitError(f"Backbone {name!r} has no pretrained weights to prepare.", f"Those that have: {ready}.")
     file = find_weights(entry)
     backbone = build_backbone(BackboneConfig(name=name, strategy="frozen")).eval()
     with torch.inference_mode():
-        features = backbone.features(_picture(*backbone.info.image_size))
+        features = backbone.features(_example(backbone))
     if not bool(features.isfinite().all()):
         raise RunFailed(f"The weights of {name!r} in {file} give values that are not finite.", "Get the file again.")
     info = backbone.info
@@ -59,8 +60,11 @@ def prepare_backbone(name: str, weights_out: str | Path | None = None) -> dict[s
     return record
 
 
-def _picture(height: int, width: int) -> torch.Tensor:
-    """Return a fixed picture (1, 1, 3, height, width): a ramp per channel."""
+def _example(backbone: Backbone) -> torch.Tensor:
+    """Return a fixed context: a second of a rising tone, or a picture (1, 1, 3, height, width), a ramp per channel."""
+    if backbone.modality == "sound":
+        return torch.linspace(0, 3000, backbone.settings.sample_rate).square().div(3000).sin()[None] / 2
+    height, width = backbone.info.image_size
     rows = torch.linspace(0, 1, height)[:, None].expand(height, width)
     columns = torch.linspace(0, 1, width).expand(height, width)
     return torch.stack([rows, columns, (rows + columns) / 2])[None, None]

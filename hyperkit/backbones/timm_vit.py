@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
 from timm.layers import PatchEmbed
-from timm.models import VisionTransformer
+from timm.models import VisionTransformer, is_model_in_modules
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -23,7 +23,7 @@ from hyperkit.errors import HyperkitError, unknown_name
 
 SUPPORTED = (
     "Supported are timm models of the classes VisionTransformer and VisionTransformerDistilled (vit_*, deit_*, "
-    "deit3_*, *dinov2*, *siglip*), and open_clip's VisionTransformer."
+    "deit3_*, *dinov2*, *siglip*) and Eva (*dinov3*, *pe_core*, eva02_*), and open_clip's VisionTransformer."
 )
 _HEADS = ("head.", "head_dist.", "attn_pool.", "pre_logits.", "decoder_", "mask_token", "fc_norm.", "norm.")
 
@@ -70,6 +70,29 @@ def _tag_exists(architecture: str, tag: str) -> bool:
     return not tag or tag in _tags(architecture)
 
 
+def build_timm(
+    config: BackboneConfig,
+    entry: Entry,
+    mean: Sequence[float] | None = None,
+    deviation: Sequence[float] | None = None,
+) -> TimmBackbone:
+    """Build a model of timm, with rotary positions or without.
+
+    Args:
+        config: the part's configuration.
+        entry: which model.
+        mean, deviation: of the pictures that its weights were trained on; None: those that timm has for the model.
+
+    Raises:
+        HyperkitError: its kind is not supported.
+    """
+    if is_model_in_modules(entry.model, ("eva",)):
+        from hyperkit.backbones.rotary import RotaryBackbone
+
+        return RotaryBackbone(config, entry, mean, deviation)
+    return TimmBackbone(config, entry, mean, deviation)
+
+
 class TimmBackbone(Backbone):
     """A ``VisionTransformer`` of timm without pooling and head.
 
@@ -84,6 +107,8 @@ class TimmBackbone(Backbone):
     ``config.image_size``.
     """
 
+    trunk_class: ClassVar[type[nn.Module]] = VisionTransformer
+
     def __init__(
         self,
         config: BackboneConfig,
@@ -91,12 +116,13 @@ class TimmBackbone(Backbone):
         mean: Sequence[float] | None = None,
         deviation: Sequence[float] | None = None,
     ) -> None:
-        trunk = _create(entry, None if entry.pretrained else config.image_size)
+        trunk = _create(entry, None if entry.pretrained else config.image_size, self.trunk_class)
         patch = _patch_size(trunk)
         info = BackboneInfo(entry.name, entry.source, tuple(trunk.patch_embed.img_size), patch, entry.paper)
         known = trunk.pretrained_cfg
         super().__init__(config, info, trunk.embed_dim, mean=mean or known["mean"], deviation=deviation or known["std"])
         self.trunk = _without_head(trunk)
+        self.prefix_tokens = trunk.num_prefix_tokens
 
     def embed(self, pictures: Tensor) -> Tensor:
         """Apply timm's patch and position embedding and ``norm_pre``; positions follow the size of the pictures."""
@@ -127,7 +153,7 @@ class TimmBackbone(Backbone):
                 raise shape_error(origin, [(name, size, wanted)])
         check_shapes({name: value for name, value in own.items() if name != "pos_embed"}, state, origin)
         try:
-            converted = dict(checkpoint_filter_fn(dict(state), self.trunk, adapt_layer_scale=True))
+            converted = self.convert(dict(state))
         except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise HyperkitError(
                 f"timm cannot read the file {origin} as {self.info.source}: {type(error).__name__} {error}.",
@@ -138,9 +164,13 @@ class TimmBackbone(Backbone):
                 converted[f"norm.{part}"] = converted.pop(f"fc_norm.{part}")
         load_checked(self.trunk, converted, origin, ignored=_HEADS)
 
+    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Bring a state dict of timm or of an original repository to the trunk's names and position grid."""
+        return dict(checkpoint_filter_fn(state, self.trunk, adapt_layer_scale=True))
+
     def load_file(self, path: Path) -> None:
         """Load a file of weights: safetensors, a torch file of tensors, or Google's own .npz."""
-        if path.suffix != ".npz":
+        if path.suffix != ".npz" or not hasattr(self.trunk, "load_pretrained"):
             super().load_file(path)
             return
         try:
@@ -152,16 +182,16 @@ class TimmBackbone(Backbone):
             ) from error
 
 
-def _create(entry: Entry, image_size: int | None) -> VisionTransformer:
+def _create(entry: Entry, image_size: int | None, kind: type[nn.Module]) -> Any:
     options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True, **entry.options}
     if image_size is not None:
-        patch = _patch_size(_create(entry, None))
+        patch = _patch_size(_create(entry, None, kind))
         options["img_size"] = tuple(max(1, round(image_size / side)) * side for side in patch)
     try:
         trunk = timm.create_model(entry.model, pretrained=False, **options)
     except TypeError as error:  # other classes do not know dynamic_img_size
         raise _unsupported(entry, "is not a plain vision transformer") from error
-    if not isinstance(trunk, VisionTransformer) or not isinstance(trunk.patch_embed, PatchEmbed):
+    if not isinstance(trunk, kind) or not isinstance(trunk.patch_embed, PatchEmbed):
         raise _unsupported(entry, f"is of the class {type(trunk).__name__}")
     return trunk
 
@@ -170,12 +200,12 @@ def _unsupported(entry: Entry, what: str) -> HyperkitError:
     return HyperkitError(f"timm's {entry.model} {what}, which hyperkit cannot use as a backbone.", SUPPORTED)
 
 
-def _patch_size(trunk: VisionTransformer) -> tuple[int, int]:
+def _patch_size(trunk: Any) -> tuple[int, int]:
     rows, columns = trunk.patch_embed.patch_size
     return int(rows), int(columns)
 
 
-def _without_head(trunk: VisionTransformer) -> VisionTransformer:
+def _without_head(trunk: Any) -> Any:
     """Drop everything that the tokens do not pass through, so that no parameter is without a gradient."""
     if isinstance(trunk.norm, nn.Identity):
         trunk.norm = trunk.fc_norm

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from hyperkit.errors import HyperkitError
 
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher")
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher")
 _PREFIXES = ("_orig_mod.", "module.", "backbone.")
 _ACCEPTED = (
-    "Accepted: safetensors, or a torch file that holds only tensors (torch.save(model.state_dict(), FILE)), as timm "
-    "or open_clip name them; for timm also the original .npz."
+    "Accepted: safetensors, or a torch file that holds only tensors (torch.save(model.state_dict(), FILE)), as timm, "
+    "open_clip or openai-whisper name them; for timm also the original .npz."
 )
+_TRANSFORMERS = ("encoder.layer.", "vision_model.", "embeddings.", "model.encoder.layers.", "encoder.layers.")
 _SHOWN = 6
 
 
@@ -161,6 +162,8 @@ def _guess(state: Mapping[str, Tensor]) -> str:
         return "Its names are those of open_clip (open_clip:NAME). "
     if any(name.startswith("blocks.0.attn.qkv.") for name in state):
         return "Its names are those of timm (timm:NAME). "
-    if any(name.startswith(("encoder.layer.", "vision_model.", "embeddings.")) for name in state):
+    if any(name.startswith(("encoder.blocks.", "decoder.blocks.")) for name in state):
+        return "Its names are those of openai-whisper (whisper-NAME). "
+    if any(name.startswith(_TRANSFORMERS) for name in state):
         return "Its names are those of transformers, which are not read. "
     return ""

@@ -30,6 +30,7 @@ from hyperkit.errors import HyperkitError
 def test_the_libraries_know_every_named_backbone() -> None:
     import open_clip
     import timm
+    import whisper
     from open_clip.pretrained import get_pretrained_cfg
 
     for entry in NAMED.values():
@@ -40,10 +41,16 @@ def test_the_libraries_know_every_named_backbone() -> None:
                 assert known.tag == entry.model.partition(".")[2]
                 assert known.has_weights
                 assert known.license == entry.license
-        else:
+        elif entry.library == "open_clip":
             assert entry.model in open_clip.list_models()
             assert get_pretrained_cfg(entry.model, entry.tag)
             assert entry.license == "mit"
+        elif entry.library == "whisper":
+            assert entry.license == "mit"
+    multilingual = {name for name in whisper.available_models() if not name.endswith(".en")}
+    assert {entry.model for entry in NAMED.values() if entry.library == "whisper"} == multilingual
+    assert {name for name in NAMED if name.startswith("whisper-")} == {f"whisper-{name}" for name in multilingual}
+    assert NAMED["whisper"].model == "base"
 
 
 def test_the_small_ones_have_the_sizes_that_are_promised() -> None:
@@ -117,7 +124,7 @@ def test_unknown_names_are_answered_with_the_nearest(name: str, message: str) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["timm:eva02_tiny_patch14_224", "timm:swin_tiny_patch4_window7_224", "timm:resnet18", "open_clip:RN50"]
+    "name", ["timm:beit_base_patch16_224", "timm:swin_tiny_patch4_window7_224", "timm:resnet18", "open_clip:RN50"]
 )
 def test_other_kinds_of_networks_are_refused(name: str) -> None:
     with pytest.raises(HyperkitError, match="Supported are timm models of the classes VisionTransformer"):
