@@ -8,7 +8,11 @@ from hyperkit.targets.base import Target
 
 TARGETS = Registry(
     "target",
-    {"mlp": "hyperkit.targets.mlp:MLP", "radiance_field": "hyperkit.targets.radiance_field:RadianceField"},
+    {
+        "mlp": "hyperkit.targets.mlp:MLP",
+        "radiance_field": "hyperkit.targets.radiance_field:RadianceField",
+        "hash_grid": "hyperkit.targets.hash_grid:HashGridField",
+    },
 )
 
 

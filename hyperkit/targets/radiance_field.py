@@ -16,7 +16,26 @@ from hyperkit.targets.base import Target, deviation_of, linear, ordinary_linear
 from hyperkit.targets.encoding import EncodingConfig, PositionalEncoding
 
 
-class RadianceFieldConfig(PartConfig):
+class FieldOutputsConfig(PartConfig):
+    """What the raw outputs of a radiance field of any kind become.
+
+    Attributes:
+        density: activation that makes the density non-negative; ``relu`` as in Trans-INR.
+        density_scale: factor on the density, so that unit-norm weights can make surfaces that are sharp.
+        density_shift: added before the activation, so that a field starts as fog. With ``relu`` and no shift one seed
+            in six started, or soon became, empty everywhere, where the gradient is zero: white for ever.
+        deviation: the field also gives a deviation of each colour channel (see ``base.deviation_of``).
+        deviation_floor: lower limit of the deviation.
+    """
+
+    density: Literal["relu", "softplus"] = "relu"
+    density_scale: float = Field(default=1.0, gt=0)
+    density_shift: float = 0.5
+    deviation: bool = False
+    deviation_floor: float = Field(default=0.01, gt=0)
+
+
+class RadianceFieldConfig(FieldOutputsConfig):
     """A NeRF-like MLP.
 
     Attributes:
@@ -38,11 +57,6 @@ class RadianceFieldConfig(PartConfig):
     encoding: EncodingConfig = EncodingConfig()
     view_directions: bool = False
     direction_encoding: EncodingConfig = EncodingConfig(frequencies=4, max_log2=3.0)
-    density: Literal["relu", "softplus"] = "relu"
-    density_scale: float = Field(default=1.0, gt=0)
-    density_shift: float = 0.5
-    deviation: bool = False
-    deviation_floor: float = Field(default=0.01, gt=0)
 
 
 class RadianceField(Target):
@@ -101,7 +115,7 @@ class RadianceField(Target):
         return _OrdinaryField(self, params)
 
 
-def activate(raw: Tensor, config: RadianceFieldConfig) -> Tensor:
+def activate(raw: Tensor, config: FieldOutputsConfig) -> Tensor:
     """Turn raw outputs (..., 4), or (..., 7), into colour, density and deviation, in float32 (at least)."""
     raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
     shifted = raw[..., 3:4] + config.density_shift
