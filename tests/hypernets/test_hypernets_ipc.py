@@ -52,9 +52,10 @@ def test_rank_256_modulation_equals_numpy_in_float64(dtype: torch.dtype, gain: f
         want[layer] = gain * weight / np.sqrt((weight**2).sum(1, keepdims=True))
     for layer in range(6):
         # worst difference seen: 4e-16 in float64, 2.1e-7 in float32 (values up to 0.43)
-        np.testing.assert_allclose(
-            got[f"layer{layer}.weight"].detach().double().numpy(), want[layer], atol=1e-6, rtol=0
-        )
+        weights = got[f"layer{layer}.weight"].detach()
+        assert weights.dtype == dtype
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-6
+        np.testing.assert_allclose(weights.double().numpy(), want[layer], atol=tolerance, rtol=0)
         assert np.array_equal(got[f"layer{layer}.bias"].detach().double().numpy()[0], state[f"base.layer{layer}_bias"])
 
 
