@@ -299,17 +299,12 @@ def _carve(units: Mapping[str, list[str]], wanted: Mapping[str, tuple[float, flo
         split = next((s for s, (low, high) in wanted.items() if low <= place[unit] < high), "train")
         placed[split].append(unit)
 
-    def move(unit: str, source: str, to: str) -> None:
-        placed[source].remove(unit)
-        placed[to].append(unit)
-
-    fullest = max(placed, key=lambda split: len(placed[split]))
-    if not placed["train"] and placed[fullest]:
-        move(max(placed[fullest], key=place.__getitem__), fullest, "train")
-    for split, (low, high) in wanted.items():
-        if not placed[split] and len(placed["train"]) > 1:
-            middle = (low + high) / 2
-            move(min(placed["train"], key=lambda unit: abs(place[unit] - middle)), "train", split)
+    for split, (low, high) in {"train": (1.0, 1.0), **wanted}.items():
+        fullest = max(placed, key=lambda other: len(placed[other]))
+        if not placed[split] and len(placed[fullest]) > (split != "train"):
+            nearest = min(placed[fullest], key=lambda unit: abs(place[unit] - (low + high) / 2))
+            placed[fullest].remove(nearest)
+            placed[split].append(nearest)
     return {split: [name for unit in held for name in units[unit]] for split, held in placed.items()}
 
 

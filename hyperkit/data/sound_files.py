@@ -34,6 +34,9 @@ SILENCE = 1e-4
 BLOCK = 1 << 20
 LARGEST_BANK = 4_000_000
 SIXTEEN_BITS = ("PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW")
+CHUNK_SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+SLACK = 64
+"""Bytes that a header may be wrong by; some writers miscount."""
 UNKNOWN_LENGTH = 0x7FFF0000
 """Writers that do not know a file's length yet put numbers from here on, or 0, into its header."""
 
@@ -78,9 +81,12 @@ def _decode(rate: int, content: bytes) -> Decoded:
             found, expected = file.samplerate, file.frames
             samples = _read(file, "int16" if exact else "float32")
             if _cut_off(file.extra_info) or (len(samples) < expected < UNKNOWN_LENGTH):
-                raise BadFile(f"is truncated: it ends after {len(samples) / found:.2f} s, before its header says")
+                raise BadFile(f"is truncated: it ends after {len(samples) / found:.2f} s, earlier than its header says")
     except soundfile.LibsndfileError as error:
-        raise BadFile(f"is not a sound that can be read: {error.error_string}") from error
+        reason = error.error_string.removeprefix("Error : ").removesuffix(".")
+        if "not recognised" in reason:
+            raise BadFile("is not a sound of a known format") from error
+        raise BadFile(f"cannot be decoded: {reason}") from error
     if len(samples) == 0:
         raise BadFile("holds no samples")
     if exact:
@@ -98,9 +104,9 @@ def _read(file: Any, dtype: str) -> np.ndarray:
 
 
 def _cut_off(log: str) -> bool:
-    """Tell from libsndfile's log whether the samples' chunk of a WAV or AIFF file is shorter than its header says."""
-    found = re.search(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
-    return bool(found) and int(found[2]) < int(found[1]) < UNKNOWN_LENGTH  # type: ignore[index]
+    """Tell from libsndfile's log whether the samples of a WAV, AIFF or AU file end earlier than its header says."""
+    found = CHUNK_SIZES.search(log)
+    return found is not None and int(found[2]) + SLACK < int(found[1]) < UNKNOWN_LENGTH
 
 
 def _convert(samples: np.ndarray, found: int, rate: int) -> Decoded:
