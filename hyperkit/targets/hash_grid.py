@@ -41,7 +41,7 @@ class GridConfig(PartConfig):
     levels: int = Field(default=16, ge=1)
     features: int = Field(default=2, ge=1)
     coarsest: int = Field(default=16, ge=1)
-    finest: int = Field(default=2048, ge=1)
+    finest: int = Field(default=2048, ge=1, le=65536)
     log2_table: int = Field(default=19, ge=3, le=30)
 
     @model_validator(mode="after")
