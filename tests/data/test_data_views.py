@@ -148,13 +148,32 @@ def test_the_number_of_views_is_drawn_per_step_and_the_same_everywhere(make_data
 
 
 def _uneven(root: Path, views: dict[str, int]) -> Path:
-    for name, count in views.items():
+    for index, (name, count) in enumerate(views.items()):
         pictures = np.zeros((count, 4, 4, 4), np.uint8)
-        write_scene(root / "cars" / name, pictures, geometry.turntable(count).numpy(), 0.5)
+        write_scene(root / "cars" / name, pictures, geometry.turntable(count, start=0.1 * index).numpy(), 0.5)
     lists = {"train": [n for n in views if n[0] == "t"], "val": [n for n in views if n[0] == "v"], "test": []}
     lists["test"] = [n for n in views if n[0] == "e"]
     write_splits(root, "cars", lists)
     return root
+
+
+def test_every_object_gives_views_of_its_own(tmp_path: Path) -> None:
+    views = {"t0": 4, "t1": 9, "t2": 6, "t3": 3, "v0": 6, "e0": 6}
+    data = _open(_uneven(tmp_path, views), views=3, train_views=(0, 7))
+    seen: dict[str, set[int]] = {}
+    for step in range(40):
+        batch = data.train_batch(step, 4)
+        for item, name in enumerate(batch.ids):
+            contexts = _contexts_of(data, batch, item)  # fails for another object's views
+            assert len({*contexts, _target_of(data, batch, item)}) == (3 if name == "cars/t3" else 4)
+            seen.setdefault(name, set()).update(contexts)
+    assert {name: len(found) for name, found in seen.items()} == {
+        "cars/t0": 4,
+        "cars/t1": 7,
+        "cars/t2": 6,
+        "cars/t3": 3,
+    }
+    assert max(seen["cars/t1"]) == 6
 
 
 def test_objects_with_too_few_views_are_named_all_at_once(tmp_path: Path) -> None:
