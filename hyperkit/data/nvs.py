@@ -121,7 +121,9 @@ class NVSData:
         usable = {name: min(self._views_of(name), end) - first for name in self.train_ids}
         few = {name: count for name, count in usable.items() if count < self.config.views}
         if few:
-            raise too_few_views(few, f"views in train_views {self.config.train_views}", self.config.views)
+            raise too_few_views(
+                few, f"training takes them from train_views {self.config.train_views}", self.config.views
+            )
         for split in ("val", "test"):  # rather now than after hours
             if self._of(split, self._classes_of(split)):
                 self.pairs(split)

@@ -161,18 +161,19 @@ def add_contexts(pairs: Sequence[Pair], split: str, views: Mapping[str, int], co
             few[name] = len(others) + 1
         result.append(replace(pair, further=tuple(others[: count - 1])))
     if few:
-        raise too_few_views(few, f"views in the first half of those of the {split} split's objects", count)
+        raise too_few_views(few, f"evaluation ({split}) takes them from the first half of an object's views", count)
     return result
 
 
-def too_few_views(few: Mapping[str, int], where: str, wanted: int) -> HyperkitError:
-    """Build the error for objects (id -> number of views) that have fewer than ``wanted``, which names them.
+def too_few_views(few: Mapping[str, int], source: str, wanted: int) -> HyperkitError:
+    """Build the error for objects that have fewer than ``wanted`` context views; it names them.
 
     Args:
-        where: which views were counted ("views in ...").
+        few: object id -> number of views that could be contexts.
+        source: the sentence that says where contexts come from.
     """
     return HyperkitError(
-        f"{_named(few)} fewer than {wanted} {where}, too few for {wanted} context views:\n{_listed(few)}",
+        f"{_named(few)} too few views for {wanted} context views; {source}, which holds:\n{_listed(few)}",
         f"Use at most {max(min(few.values()), 1)} (--views).",
     )
 

@@ -135,7 +135,7 @@ def test_a_target_among_the_first_half_is_never_a_context() -> None:
 
 def test_too_few_views_are_named_with_their_numbers() -> None:
     views = {"cars/a": 8, "cars/b": 7, "cars/c": 12}
-    with pytest.raises(HyperkitError, match="2 objects have fewer than 5") as caught:
+    with pytest.raises(HyperkitError, match="2 objects have too few views for 5") as caught:
         add_contexts(draw_pairs("test", views), "test", views, 5)
     assert "cars/a: 4\n  cars/b: 3" in caught.value.what
     assert "at most 3" in str(caught.value.hint)
