@@ -1,6 +1,7 @@
-"""How good results are: PSNR, SSIM, LPIPS, FID, and their averages over items and classes.
+"""How good results are: metrics of pictures, sounds and predicted deviations, and their averages.
 
-``ImageMetrics`` (in ``evaluator``) and ``prepare_metrics`` (in ``prepare``) are imported on use.
+``ImageMetrics`` (in ``evaluator``), ``SoundMetrics`` (in ``sound``), ``Calibration`` (in ``calibration``) and
+``prepare_metrics`` (in ``prepare``) are imported on use.
 """
 
 from __future__ import annotations
@@ -8,16 +9,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hyperkit.metrics.aggregate import aggregate, better_constant
-from hyperkit.metrics.catalogue import METRICS, format_value, metric_label
+from hyperkit.metrics.catalogue import (
+    CATALOGUE,
+    DEVIATION_METRICS,
+    METRICS,
+    SOUND_METRICS,
+    format_value,
+    metric_label,
+)
 from hyperkit.metrics.image import as_pictures, psnr, ssim
 
 if TYPE_CHECKING:
+    from hyperkit.metrics.calibration import Calibration
     from hyperkit.metrics.evaluator import ImageMetrics
     from hyperkit.metrics.prepare import prepare_metrics
+    from hyperkit.metrics.sound import SoundMetrics
 
 __all__ = [
+    "CATALOGUE",
+    "DEVIATION_METRICS",
     "METRICS",
+    "SOUND_METRICS",
+    "Calibration",
     "ImageMetrics",
+    "SoundMetrics",
     "aggregate",
     "as_pictures",
     "better_constant",
@@ -28,7 +43,12 @@ __all__ = [
     "ssim",
 ]
 
-_LAZY = {"ImageMetrics": "hyperkit.metrics.evaluator", "prepare_metrics": "hyperkit.metrics.prepare"}
+_LAZY = {
+    "Calibration": "hyperkit.metrics.calibration",
+    "ImageMetrics": "hyperkit.metrics.evaluator",
+    "SoundMetrics": "hyperkit.metrics.sound",
+    "prepare_metrics": "hyperkit.metrics.prepare",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from hyperkit.contracts import Scores
 from hyperkit.errors import HyperkitError
 
 ALL, CLASS_MEAN = "all", "class_mean"
+_NOT_METRICS = frozenset({"n", "n_of", "standard_error"})
 
 
 def aggregate(
@@ -18,14 +19,16 @@ def aggregate(
     """Average per-item values over all items, over the items of each class, and over classes.
 
     Args:
-        scores: one or more batches. A metric that any of them reports as unavailable becomes None everywhere.
+        scores: one or more batches. A metric that any of them reports as unavailable becomes None everywhere. An item
+            whose value is None (the metric has no meaning for it) is left out of that metric's averages.
         distribution: metric of a whole set, such as FID -> group ("all" or a class) -> value.
 
     Returns:
         ``{"all": group, <class>: group, ..., "class_mean": group}``. A group holds means, ``n`` (items) and
-        ``standard_error`` (metric -> deviation of the mean over items, None for a single item). ``class_mean`` is the
-        unweighted mean over classes; its ``n`` counts items, ``classes`` counts classes, and its standard error takes
-        the classes as given. It is left out where there are no classes.
+        ``standard_error`` (metric -> deviation of the mean over items, None for a single item); where items are left
+        out of some metrics also ``n_of`` (metric -> items that it was taken on). ``class_mean`` is the unweighted mean
+        over classes, None where a class has no value; its ``n`` counts items, ``classes`` counts classes, and its
+        standard error takes the classes as given. It is left out where there are no classes.
 
     Raises:
         HyperkitError: a class has a name that is reserved for the averages.
@@ -37,7 +40,11 @@ def aggregate(
     for index, label in enumerate(classes):
         if label is not None:
             groups.setdefault(_checked(label), []).append(index)
-    columns = {n: [float(v) for part in scores for v in part.values[n]] for n in names if n not in missing}
+    columns = {
+        n: [None if v is None else float(v) for part in scores for v in part.values[n]]
+        for n in names
+        if n not in missing
+    }
     result = {label: _group(names, columns, indices) for label, indices in groups.items()}
     for name, by_group in (distribution or {}).items():
         for label, group in result.items():
@@ -91,24 +98,34 @@ def _checked(label: str) -> str:
     return label
 
 
-def _group(names: Sequence[str], columns: Mapping[str, Sequence[float]], indices: Sequence[int]) -> dict[str, Any]:
+def _group(
+    names: Sequence[str], columns: Mapping[str, Sequence[float | None]], indices: Sequence[int]
+) -> dict[str, Any]:
     group: dict[str, Any] = {}
     errors: dict[str, float | None] = {}
+    counts: dict[str, int] = {}
     for name in names:
-        picked = [columns[name][i] for i in indices] if name in columns else []
+        all_values = [columns[name][i] for i in indices] if name in columns else []
+        picked = [value for value in all_values if value is not None]
         group[name] = mean(picked) if picked else None
         if picked:
             errors[name] = _standard_error(picked)
-    return {**group, "n": len(indices), "standard_error": errors}
+        if len(picked) < len(all_values):
+            counts[name] = len(picked)
+    return {**group, "n": len(indices), "standard_error": errors, **({"n_of": counts} if counts else {})}
 
 
 def _class_mean(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     errors: dict[str, float | None] = {}
-    for name in (key for key in groups[0] if key not in ("n", "standard_error")):
+    for name in (key for key in groups[0] if key not in _NOT_METRICS):
         values = [group[name] for group in groups]
         result[name] = None if None in values else mean(values)
         parts = [group["standard_error"].get(name) for group in groups]
-        if name in groups[0]["standard_error"]:
+        if any(name in group["standard_error"] for group in groups):
             errors[name] = None if None in parts else math.sqrt(math.fsum(e**2 for e in parts)) / len(parts)
-    return {**result, "n": sum(g["n"] for g in groups), "classes": len(groups), "standard_error": errors}
+    result |= {"n": sum(g["n"] for g in groups), "classes": len(groups), "standard_error": errors}
+    partial = {name for group in groups for name in group.get("n_of", {})}
+    if partial:
+        result["n_of"] = {n: sum(g.get("n_of", {}).get(n, g["n"]) for g in groups) for n in result if n in partial}
+    return result

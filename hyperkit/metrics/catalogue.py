@@ -11,25 +11,48 @@ METRICS: dict[str, Metric] = {
     "fid_64": Metric("FID-64", "", higher_is_better=False),
     "fid_2048": Metric("FID-2048", "", higher_is_better=False),
 }
-"""Name in ``Scores`` and ``results.json`` -> how it is read.
+"""Metrics of pictures: name in ``Scores`` and ``results.json`` -> how it is read.
 
 FID-64 and FID-2048 are the Frechet distances of 64 and of 2048 Inception features. The paper that hyperkit reproduces
 says "torchmetrics' default", which is 2048, but its values (0.15 to 1.0) look like 64 features: an inference of ours.
 Both are therefore computed, and a table says which is which.
 """
 
-_DECIMALS = {"psnr": 3}
+SOUND_METRICS: dict[str, Metric] = {
+    "psnr": METRICS["psnr"],
+    "si_sdr": Metric("SI-SDR", "dB", higher_is_better=True),
+    "lsd": Metric("LSD", "dB", higher_is_better=False),
+}
+"""Metrics of sounds: signal to noise for a peak of 1; the same against the part that is the truth, scaled; and the
+log-spectral distance."""
+
+DEVIATION_METRICS: dict[str, Metric] = {
+    "nll": Metric("NLL", "nats", higher_is_better=False),
+    "within_1": Metric("within 1 deviation", "", higher_is_better=True),
+    "within_2": Metric("within 2 deviations", "", higher_is_better=True),
+}
+"""Metrics of predicted deviations: negative log-likelihood per value, and the shares of values that lie within one and
+two deviations of the mean. More is not better for these shares: see ``IDEALS``."""
+
+IDEALS = {"within_1": 0.6827, "within_2": 0.9545}
+"""Metric -> the value that is best, where neither more nor less is: those of a normal distribution."""
+
+CATALOGUE: dict[str, Metric] = {**METRICS, **SOUND_METRICS, **DEVIATION_METRICS}
+
+_DECIMALS = {"psnr": 3, "si_sdr": 3, "lsd": 3}
 
 
 def metric_label(name: str) -> str:
     """Return a table heading: name, unit and the direction of better results, as in ``PSNR (dB) ↑``."""
-    metric = METRICS.get(name)
+    metric = CATALOGUE.get(name)
     if metric is None:
         return name
+    if name in IDEALS:
+        return f"{metric.name} (ideal {IDEALS[name]:.3f})"
     unit = f" ({metric.unit})" if metric.unit else ""
     return f"{metric.name}{unit} {'↑' if metric.higher_is_better else '↓'}"
 
 
 def format_value(name: str, value: float) -> str:
-    """Return ``value`` with as many decimals as the papers print: 3 for PSNR, 4 for the others."""
+    """Return ``value`` with as many decimals as the papers print: 3 for decibels, 4 for the others."""
     return f"{value:.{_DECIMALS.get(name, 4)}f}"

@@ -71,3 +71,22 @@ def test_better_constant_is_chosen_for_each_class() -> None:
     """a: white 10 < mean 12; b: white 16 > mean 14; all by items (3*12 + 1*16) / 4 = 13."""
     constants = {"white": {"a": 10.0, "b": 16.0}, "mean": {"a": 12.0, "b": 14.0}}
     assert better_constant(constants, {"a": 3, "b": 1}) == {"all": 13.0, "a": 12.0, "b": 16.0, "class_mean": 14.0}
+
+
+def test_items_without_a_value_are_left_out_with_a_count_of_their_own() -> None:
+    """a: 10 and none, b: 20 and 40; c: none at all. None is not nan, which makes a mean nan."""
+    ids, classes = tuple("abcde"), ("a", "a", "b", "b", "c")
+    values = {"si_sdr": [10.0, None, 20.0, 40.0, None], "psnr": [1.0, 2.0, 3.0, 4.0, 5.0]}
+    two = aggregate([Scores(values, ids, classes)])  # type: ignore[arg-type]
+    assert two["all"]["si_sdr"] == pytest.approx(70 / 3)
+    assert two["all"]["psnr"] == 3.0
+    assert (two["a"]["si_sdr"], two["b"]["si_sdr"], two["c"]["si_sdr"]) == (10.0, 30.0, None)
+    assert [two[k]["n"] for k in two] == [5, 2, 2, 1, 5]
+    assert [two[k].get("n_of") for k in two] == [{"si_sdr": 3}, {"si_sdr": 1}, None, {"si_sdr": 0}, {"si_sdr": 3}]
+    assert two["a"]["standard_error"]["si_sdr"] is None
+    assert two["b"]["standard_error"]["si_sdr"] == pytest.approx(10.0)
+    assert two["class_mean"]["si_sdr"] is None  # class c has no value
+    assert two["class_mean"]["psnr"] == pytest.approx((1.5 + 3.5 + 5.0) / 3)
+    some = aggregate([Scores({"si_sdr": [10.0, None, 20.0]}, tuple("abc"), ("a", "a", "b"))])  # type: ignore[list-item]
+    assert some["class_mean"]["si_sdr"] == 15.0
+    assert math.isnan(aggregate([batch([math.nan, 1.0], ())])["all"]["psnr"])
