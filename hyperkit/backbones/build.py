@@ -108,6 +108,11 @@ def _construct(config: BackboneConfig, entry: Entry) -> Backbone:
             f"{entry.model} gave {type(backbone).__name__}, not a backbone.",
             "It must be a subclass of hyperkit.backbones.Backbone, or a function that returns one.",
         )
+    if backbone.modality != entry.modality:
+        raise HyperkitError(
+            f"{entry.model} gave a backbone that reads {backbone.modality}s, and says that it reads {entry.modality}s.",
+            f"A function says it with an attribute: {entry.model.rpartition(':')[2]}.modality = {backbone.modality!r}.",
+        )
     return backbone
 
 

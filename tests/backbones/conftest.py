@@ -32,6 +32,7 @@ def _empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HYPERKIT_CACHE", str(tmp_path / "hyperkit"))
 
 
@@ -51,17 +52,49 @@ def timm_pair() -> Callable[..., tuple[nn.Module, Any]]:
         import timm
 
         from hyperkit.backbones.config import BackboneConfig
-        from hyperkit.backbones.timm_vit import TimmBackbone
+        from hyperkit.backbones.timm_vit import build_timm
 
         options = {**SMALL, **options}
         reference = stir(timm.create_model(model, num_classes=0, **options))
         entry = Entry(f"timm:{model}", "timm", model, options=options)
-        backbone = TimmBackbone(config or BackboneConfig(name=entry.name), entry)
+        backbone = build_timm(config or BackboneConfig(name=entry.name), entry)
         backbone.load_weights(reference.state_dict(), "test")
         backbone.set_strategy("finetune")
         return reference, backbone.eval()
 
     return make
+
+
+@pytest.fixture
+def whisper_pair() -> Callable[..., tuple[nn.Module, Any]]:
+    """Return a function that makes a small Whisper encoder, and our backbone over it with the same weights."""
+
+    def make(config: Any = None, n_mels: int = 80) -> tuple[nn.Module, Any]:
+        from whisper.model import AudioEncoder
+
+        from hyperkit.backbones.config import BackboneConfig
+        from hyperkit.backbones.whisper_encoder import WhisperBackbone
+
+        sizes = {"n_mels": n_mels, "n_state": 48, "n_head": 3, "n_layer": 2}
+        reference = stir(AudioEncoder(n_ctx=1500, **sizes))
+        backbone = WhisperBackbone(config or BackboneConfig(), replace(NAMED["whisper"], options=sizes))
+        backbone.load_weights(reference.state_dict(), "test")
+        backbone.set_strategy("finetune")
+        return reference, backbone.eval()
+
+    return make
+
+
+@pytest.fixture
+def small_patches() -> Any:
+    """Return a small transformer on patches of samples, with weights of ordinary size."""
+    from hyperkit.backbones.config import BackboneConfig
+    from hyperkit.backbones.patches import PatchesBackbone
+
+    sizes = {"width": 48, "depth": 2, "heads": 3}
+    backbone = PatchesBackbone(BackboneConfig(), replace(NAMED["patches"], options=sizes))
+    backbone.set_strategy("finetune")
+    return stir(backbone)
 
 
 @pytest.fixture

@@ -28,6 +28,11 @@ FAMILIES = {
     "siglip, no class token": ("vit_base_patch16_siglip_224.webli", {"img_size": 64}),
     "deit 3": ("deit3_small_patch16_224.fb_in1k", {"img_size": 64}),
     "norm of queries and keys": ("vit_base_patch16_224", {"img_size": 64, "qk_norm": True}),
+    "siglip 2": (NAMED["siglip2"].model, {"img_size": 64}),
+    "dinov3": (NAMED["dinov3"].model, {"img_size": 64}),
+    "dinov3 with biases": ("vit_base_patch16_dinov3_qkvb.lvd1689m", {"img_size": 64}),
+    "pe-core": (NAMED["pe-core"].model, {"img_size": 64}),
+    "rotation that each block learns": ("vit_small_patch16_rope_mixed_224.naver_in1k", {"img_size": 64}),
 }
 PARITY = pytest.mark.parametrize("family", FAMILIES)
 
@@ -46,7 +51,7 @@ def test_timm_features_equal_forward_features(family: str, timm_pair: Callable[.
     torch.testing.assert_close(backbone.features(pictures[:, None]), expected, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("family", ["dinov2", "deit", "dino", "siglip, no class token", "deit 3"])
+@pytest.mark.parametrize("family", ["dinov2", "deit", "dino", "siglip, no class token", "deit 3", "dinov3", "pe-core"])
 def test_timm_positions_are_interpolated_as_timm_does(family: str, timm_pair: Callable[..., Any]) -> None:
     model, options = FAMILIES[family]
     reference, backbone = timm_pair(model, dynamic_img_size=True, **options)
@@ -56,8 +61,10 @@ def test_timm_positions_are_interpolated_as_timm_does(family: str, timm_pair: Ca
     torch.testing.assert_close(backbone.features(pictures[:, None]), expected, atol=TOLERANCE, rtol=0)
 
 
-def test_a_norm_that_timm_has_after_pooling_is_applied_to_each_token(timm_pair: Callable[..., Any]) -> None:
-    reference, backbone = timm_pair("vit_base_patch16_224", img_size=64, global_pool="avg")
+@pytest.mark.parametrize("model", ["vit_base_patch16_224", "eva02_base_patch16_clip_224"])
+def test_a_norm_that_timm_has_after_pooling_is_applied_to_each_token(model: str, timm_pair: Callable[..., Any]) -> None:
+    options = {"use_fc_norm": True} if "eva" in model else {}
+    reference, backbone = timm_pair(model, img_size=64, global_pool="avg", **options)
     pictures = torch.rand(2, 3, 64, 64)
     assert isinstance(reference.norm, nn.Identity)
     expected = reference.fc_norm(reference.forward_features(normalise(pictures, backbone)))
@@ -161,6 +168,8 @@ def pair_of(kind: str, timm_pair: Callable[..., Any], clip_pair: Callable[..., A
 
 
 BOTH = pytest.mark.parametrize("kind", ["deit", "dinov2", "siglip, no class token", "clip"])
+ROTARY = ["dinov3", "pe-core", "rotation that each block learns"]
+ALSO_ROTARY = pytest.mark.parametrize("kind", ["deit", "dinov2", "siglip, no class token", "clip", *ROTARY])
 
 
 @BOTH
@@ -182,7 +191,7 @@ def test_weight_tokens_go_through_all_blocks_beside_the_data_tokens(
     assert (backbone.encode(data, extra[:1]) - found[:, :1]).abs().max() > 1e-3
 
 
-@BOTH
+@ALSO_ROTARY
 def test_views_bring_their_own_tokens_and_their_order_does_not_matter(
     kind: str, timm_pair: Callable[..., Any], clip_pair: Callable[..., Any]
 ) -> None:
@@ -209,7 +218,7 @@ def test_sizes_are_rounded_to_whole_patches_or_brought_to_the_pretrained_size(ti
     assert backbone.input_size(3, 3) == (98, 98)
 
 
-@BOTH
+@ALSO_ROTARY
 def test_attention_is_scaled_dot_product_attention(
     kind: str, timm_pair: Callable[..., Any], clip_pair: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +236,7 @@ def test_attention_is_scaled_dot_product_attention(
     assert len(calls) == len(list(backbone.blocks)) == 2
 
 
-@BOTH
+@ALSO_ROTARY
 @pytest.mark.parametrize("strategy", ["finetune", "frozen"])
 def test_gradient_checkpointing_changes_no_gradient(
     kind: str, strategy: Any, timm_pair: Callable[..., Any], clip_pair: Callable[..., Any]
@@ -248,3 +257,30 @@ def test_gradient_checkpointing_changes_no_gradient(
     for plain, checkpointed in zip(*found, strict=True):
         torch.testing.assert_close(plain, checkpointed, atol=0, rtol=0)
     assert saved[1] < saved[0] / 2
+
+
+@ALSO_ROTARY
+def test_each_token_is_where_the_layout_says(
+    kind: str, timm_pair: Callable[..., Any], clip_pair: Callable[..., Any]
+) -> None:
+    backbone = pair_of(kind, timm_pair, clip_pair)
+    patch = backbone.info.patch_size[0]
+    layout = backbone.token_layout(2 * patch, 5 * patch)
+    assert (layout.rows, layout.columns) == (2, 5)
+    context = torch.rand(1, 2, 3, 2 * patch, 5 * patch)
+    other = context.clone()
+    other[:, 1, :, patch : 2 * patch, 3 * patch : 4 * patch] += 0.1  # second view, second row, fourth column
+    change = (backbone.tokenize(other) - backbone.tokenize(context)).abs().amax(dim=(0, 2))
+    assert change.nonzero().flatten().tolist() == [layout.tokens + layout.prefix + 1 * 5 + 3]
+    assert backbone.tokenize(context).shape[1] == 2 * layout.tokens
+
+
+@ALSO_ROTARY
+def test_sounds_are_refused_by_backbones_that_read_pictures(
+    kind: str, timm_pair: Callable[..., Any], clip_pair: Callable[..., Any]
+) -> None:
+    backbone = pair_of(kind, timm_pair, clip_pair)
+    with pytest.raises(ValueError, match=r"reads pictures .* has the shape \(2, 16000\), as sounds have"):
+        backbone.tokenize(torch.rand(2, 16000))
+    with pytest.raises(ValueError, match=r"has the shape \(1, 3, 64, 64\)"):
+        backbone.tokenize(torch.rand(1, 3, 64, 64))

@@ -148,7 +148,7 @@ def test_backbones_without_weights_cannot_be_prepared() -> None:
 
 
 @pytest.mark.parametrize("build", [build_backbone, require_weights])
-@pytest.mark.parametrize("name", ["clip", "dinov2", "open_clip:ViT-B-32/laion2b_s34b_b79k"])
+@pytest.mark.parametrize("name", ["clip", "dinov3", "open_clip:ViT-B-32/laion2b_s34b_b79k", "whisper-base", "mel:dino"])
 def test_offline_says_what_is_missing_and_both_ways_to_get_it(name: str, build: Any) -> None:
     start = time.monotonic()
     with pytest.raises(HyperkitError) as caught:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hyperkit.backbones import BackboneConfig, build_backbone
+from hyperkit.backbones.catalog import find_entry
+from hyperkit.backbones.mel import MelBackbone
 from hyperkit.errors import HyperkitError
 
 KINDS = {
@@ -20,16 +22,37 @@ KINDS = {
     "dinov2 with registers": ("vit_base_patch14_reg4_dinov2.lvd142m", {"img_size": 70}),
     "siglip": ("vit_base_patch16_siglip_224.webli", {"img_size": 64}),
     "average pooling": ("vit_base_patch16_224", {"img_size": 64, "global_pool": "avg"}),
+    "dinov3": ("vit_base_patch16_dinov3.lvd1689m", {"img_size": 64}),
+    "dinov3 with biases": ("vit_base_patch16_dinov3_qkvb.lvd1689m", {"img_size": 64}),
+    "pe-core": ("vit_pe_core_base_patch16_224.fb", {"img_size": 64}),
+    "eva-02": ("eva02_base_patch16_clip_224", {"img_size": 64}),
+    "rotation that each block learns": ("vit_small_patch16_rope_mixed_224.naver_in1k", {"img_size": 64}),
 }
-ALL = pytest.mark.parametrize("kind", [*KINDS, "clip", "clip, fixed positions"])
+ALL = pytest.mark.parametrize("kind", [*KINDS, "clip", "clip, fixed positions", "whisper", "patches", "mel"])
+# where queries, keys and values are layers of their own: blocks * layers * rank * (in + out)
+ADAPTERS = {"eva-02": 2 * 3 * 4 * (48 + 48), "whisper": 2 * 3 * 4 * (48 + 48)}
 
 
 @pytest.fixture
-def make(timm_pair: Callable[..., Any], clip_pair: Callable[..., Any]) -> Callable[[str], Any]:
+def make(
+    timm_pair: Callable[..., Any],
+    clip_pair: Callable[..., Any],
+    whisper_pair: Callable[..., Any],
+    small_patches: Any,
+) -> Callable[[str], Any]:
     def build(kind: str) -> Any:
         if kind in KINDS:
             model, options = KINDS[kind]
             return timm_pair(model, **options)[1]
+        if kind == "whisper":
+            return whisper_pair()[1]
+        if kind == "patches":
+            return small_patches
+        if kind == "mel":
+            inner = timm_pair("vit_base_patch16_dinov3.lvd1689m", img_size=64)[1]
+            backbone = MelBackbone(BackboneConfig(), find_entry("mel:dinov3"), inner)
+            backbone.set_strategy("finetune")
+            return backbone.eval()
         return clip_pair(pos_embed_type="sin_cos_2d" if "fixed" in kind else "learnable")[1]
 
     return build
@@ -45,7 +68,8 @@ def hashes(backbone: nn.Module) -> dict[str, str]:
 
 
 def loss_of(backbone: Any, tokens: Tensor) -> Tensor:
-    context = torch.rand(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    size = (2, 6000) if backbone.modality == "sound" else (2, 1, 3, 64, 64)
+    context = torch.rand(size, generator=torch.Generator().manual_seed(1))
     encoded: Tensor = backbone.encode(backbone.tokenize(context), tokens)
     return (encoded - 1).square().mean()
 
@@ -116,7 +140,7 @@ def test_lora_trains_adapters_alone(kind: str, make: Callable[[str], Any]) -> No
     plain, before, count = loss_of(backbone, tokens), hashes(backbone), backbone.info.parameters
     backbone.set_strategy("lora", BackboneConfig(lora_rank=4))
     adapters = backbone.adapter_parameters()
-    assert sum(p.numel() for p in adapters) == 2 * 4 * (48 + 3 * 48)  # blocks * rank * (in + out)
+    assert sum(p.numel() for p in adapters) == ADAPTERS.get(kind, 2 * 4 * (48 + 3 * 48))  # blocks * rank * (in + out)
     assert {id(p) for p in adapters} == {id(p) for p in backbone.parameters() if p.requires_grad}
     assert {id(p) for p in adapters}.isdisjoint({id(p) for p in backbone.backbone_parameters()})
     assert backbone.info.parameters == count == sum(p.numel() for p in backbone.backbone_parameters())
