@@ -5,7 +5,7 @@ item, and two would double what the hypernetwork has to write; so the same one s
 consequences. Its values at the first samples hold for the second pass as well and are not computed again: a ray costs
 ``samples + fine_samples`` evaluations. And a loss on the second pass alone is enough for training: NeRF adds one on the
 first because its coarse network would get no gradient otherwise, while here the first samples are among those that
-are composited.
+are composited. What the first samples all miss, such as a shell thinner than the distance between them, stays missed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def draw_fine(
     """Draw the samples of the second pass.
 
     Args:
-        t, weights: (B, R, S), the samples of the first pass and their weights; no gradient flows through either.
+        t, weights: (B, R, S), the samples of the first pass and their weights, without gradients.
         near, far: (B, R), the range of each ray.
         count: how many to draw for each ray.
         uniform: (B, R, count) in [0, 1), or None for the regular places (i + 1/2) / count.
@@ -83,7 +83,7 @@ def draw_fine(
     if uniform is None:
         regular = (torch.arange(count, dtype=t.dtype, device=t.device) + 0.5) / count
         uniform = regular.expand(*t.shape[:-1], count)
-    return invert(cells(t.detach(), near, far), spread(weights.detach()), uniform)
+    return invert(cells(t, near, far), spread(weights), uniform)
 
 
 def merge(t: Tensor, values: Tensor, fine_t: Tensor, fine_values: Tensor) -> tuple[Tensor, Tensor]:
