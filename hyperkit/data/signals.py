@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -186,14 +187,16 @@ class SignalData(ABC):
     def _of(self, split: str, classes: Sequence[str]) -> list[str]:
         if split not in self.splits:
             raise unknown_name("split", split, SPLITS)
-        return [name for name in self.splits[split] if self._class[name] in classes]
+        chosen = set(classes)
+        return [name for name in self.splits[split] if self._class[name] in chosen]
 
     def _training(self) -> tuple[str, ...]:
-        kept: list[str] = []
-        for class_name in self.classes:
-            # The first part of a name is what nested_fraction takes for a class.
-            names = [f"item/{name}" for name in self._of("train", [class_name])]
-            kept += [name.removeprefix("item/") for name in nested_fraction(names, self.config.train_fraction)]
+        by_class: dict[str, list[str]] = {}
+        for name in self._of("train", self.classes):
+            by_class.setdefault(self._class[name], []).append(f"item/{name}")
+        # The first part of a name is what nested_fraction takes for a class.
+        parts = [nested_fraction(names, self.config.train_fraction) for names in by_class.values()]
+        kept = [name.removeprefix("item/") for part in parts for name in part]
         if not kept:
             raise HyperkitError(
                 f"{self.root} has no training {self.kind.name} of the classes {', '.join(self.classes)}; "
@@ -310,6 +313,19 @@ class SignalData(ABC):
     def fixed(self, rows: Sequence[int]) -> Tensor:
         """Return the evaluation crops of items by their rows in the pack, as ``_signals`` does."""
         return self._signals([self._fixed_crop(row) for row in rows])
+
+    def item(self, name: str) -> Tensor:
+        """Return the evaluation crop of one file as a context, with B = 1.
+
+        Raises:
+            HyperkitError: the data set has no such file; the nearest ids are named.
+        """
+        if name not in self._class:
+            near = get_close_matches(name, self._class, n=5, cutoff=0.3) or list(self._class)[:5]
+            raise HyperkitError(
+                f"There is no item {name!r} in {self.root}.", f"There are, among others: {', '.join(near)}."
+            )
+        return self._context(self.fixed([self._rows[name]]))
 
     def _spread(self, count: int) -> list[str]:
         """Return ids of held-out items, in turns over the classes that are evaluated."""

@@ -32,7 +32,7 @@ SILENT, SCALED = "silent", "scaled"
 
 SILENCE = 1e-4
 BLOCK = 1 << 20
-LARGEST_BANK = 4_000_000
+LARGEST_BANK = 10_000_000
 SIXTEEN_BITS = ("PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW")
 CHUNK_SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 SLACK = 64

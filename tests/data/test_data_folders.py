@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +21,7 @@ import pytest
 import torchaudio
 
 from hyperkit import randomness
-from hyperkit.data import flat_pack
+from hyperkit.data import flat_pack, places
 from hyperkit.data.flat_pack import BadFile, Decoded, open_flat_pack, refuse
 from hyperkit.data.folders import Kind, SourceFile, divide, find_files, split_hash, split_named
 from hyperkit.data.layout import Problem
@@ -338,6 +339,27 @@ def test_many_files_are_decoded_by_processes_to_the_same_pack(tmp_path: Path, mo
     assert several.left_out == alone.left_out
     for row in range(99):
         np.testing.assert_array_equal(several.values(row), alone.values(row))
+
+
+def test_where_the_data_cannot_be_written_to_the_cache_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = _make(tmp_path / "data", "a.txt")
+    monkeypatch.setenv("HYPERKIT_CACHE", str(tmp_path / "cache"))
+
+    def elsewhere(folder: Path) -> bool:
+        return root not in (folder, *folder.parents)
+
+    def opened(decode: Callable[[bytes], Decoded]) -> Path:
+        return open_flat_pack(root, "text", find_files(root, KIND).files, decode).folder
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr(flat_pack, "writable", elsewhere)
+        read_only.setattr(places, "writable", elsewhere)
+        assert tmp_path / "cache" in opened(_decode_text).parents
+        opened(_must_not_decode)
+    assert opened(_decode_text) == root / ".hyperkit" / "text"
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr(flat_pack, "writable", elsewhere)
+    assert opened(_must_not_decode) == root / ".hyperkit" / "text"  # packed earlier by its owner
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

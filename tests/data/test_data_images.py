@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import struct
-import sys
 import zlib
-from collections.abc import Callable
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,6 +19,7 @@ from hyperkit import randomness
 from hyperkit.contracts import Batch
 from hyperkit.data.images import ImageData, ImageDataConfig, prepare_picture, read_rgb
 from hyperkit.data.prepare_signals import prepare_signals
+from hyperkit.data.procedural import pictures
 from hyperkit.errors import HyperkitError
 
 
@@ -286,6 +284,14 @@ def test_a_users_picture_is_framed_as_those_of_the_evaluation(folder: Path) -> N
         prepare_picture(np.zeros((8, 8, 3)), 8)
 
 
+def test_one_file_is_given_as_a_context(folder: Path) -> None:
+    data = _open(folder)
+    for name in ("train/dogs/03.png", "val/cats/01.png"):
+        assert torch.equal(data.item(name), prepare_picture(folder / name, 8, 12)[None, None])
+    with pytest.raises(HyperkitError, match=r"(?s)no item 'dogs/03.png'.*among others: .*/dogs/03.png"):
+        data.item("dogs/03.png")
+
+
 def _bytes(picture: Image.Image, kind: str, **options: Any) -> bytes:
     stream = BytesIO()
     picture.save(stream, kind, **options)
@@ -487,29 +493,22 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 def test_the_builtin_set_is_made_once_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def make_pictures(
-        root: Path,
-        counts: tuple[int, int, int],
-        size: int,
-        seed: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:
-        calls.append((counts, size))
-        for split, count in zip(("train", "val", "test"), counts, strict=True):
-            for index in range(count):
-                _save(root / split / "blobs" / f"{index:04d}.png", _noise(split, index, shape=(size, size, 3)))
+    def counted(*arguments: Any, **options: Any) -> None:
+        calls.append(arguments[1:])
+        make(*arguments, **options)
 
-    module = ModuleType("pictures")
-    module.make_pictures = make_pictures  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "hyperkit.data.procedural.pictures", module)
+    make = pictures.make_pictures
+    monkeypatch.setattr(pictures, "make_pictures", counted)
     monkeypatch.setenv("HYPERKIT_CACHE", str(tmp_path))
     config = ImageDataConfig(builtin="debug", size=16)
     for _ in range(2):
         report = prepare_signals("image", config=config)
-        assert report.counts == {"train": {"blobs": 16}, "val": {"blobs": 4}, "test": {"blobs": 6}}
+        assert [sum(report.counts[split].values()) for split in ("train", "val", "test")] == [16, 4, 6]
+        assert set(report.counts["train"]) == set(pictures.CLASSES)
         assert Path(report.root).parent == tmp_path
         assert report.bytes > 26 * 16 * 16 * 3
         assert set(report.hashes) == {"train", "val", "test"}
+        assert report.notes == ()  # no copies, nothing enlarged
     assert calls == [((16, 4, 6), 16)]
 
 
