@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hyperkit.contracts import Metric
 
 METRICS: dict[str, Metric] = {
@@ -34,7 +36,7 @@ DEVIATION_METRICS: dict[str, Metric] = {
 """Metrics of predicted deviations: negative log-likelihood per value, and the shares of values that lie within one and
 two deviations of the mean. More is not better for these shares: see ``IDEALS``."""
 
-IDEALS = {"within_1": 0.6827, "within_2": 0.9545}
+IDEALS = {f"within_{k}": math.erf(k / math.sqrt(2)) for k in (1, 2)}
 """Metric -> the value that is best, where neither more nor less is: those of a normal distribution."""
 
 CATALOGUE: dict[str, Metric] = {**METRICS, **SOUND_METRICS, **DEVIATION_METRICS}

@@ -152,4 +152,5 @@ def test_names_units_and_bad_input() -> None:
     assert empty.scores().values == {"psnr": [], "si_sdr": [], "lsd": []}
     assert [metric_label(n) for n in ("si_sdr", "lsd", "nll")] == ["SI-SDR (dB) ↑", "LSD (dB) ↓", "NLL (nats) ↓"]
     assert metric_label("within_1") == "within 1 deviation (ideal 0.683)"
+    assert metric_label("within_2") == "within 2 deviations (ideal 0.954)"
     assert format_value("lsd", 1.23456) == "1.235"
