@@ -87,6 +87,27 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def choose_variants(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe with the parts laid under it that belong to the choices made in it or in ``overrides``.
+
+    ``variants: {algorithm: {ipc: {hypernet: {rank: 32}}}}`` adds its innermost mapping where ``algorithm`` is ``ipc``,
+    so that one recipe serves choices whose settings differ. What the recipe sets itself, outside ``variants``, wins.
+
+    Raises:
+        HyperkitError: ``variants`` is not two levels of names above sections.
+    """
+    result = dict(recipe)
+    variants = result.pop("variants", None) or {}
+    tables = variants.values() if isinstance(variants, Mapping) else [None]
+    if not all(isinstance(table, Mapping) and all(isinstance(v, Mapping) for v in table.values()) for table in tables):
+        raise HyperkitError("A recipe's variants must be a mapping: key -> value -> sections.")
+    chosen = merge(result, overrides)
+    under: dict[str, Any] = {}
+    for key, table in variants.items():
+        under = merge(under, table.get(chosen.get(key), {}))
+    return merge(under, result)
+
+
 def parse_sets(assignments: Iterable[str]) -> dict[str, Any]:
     """Turn ``["training.steps=10"]`` into ``{"training": {"steps": 10}}``; values are read as YAML.
 

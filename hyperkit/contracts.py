@@ -241,7 +241,7 @@ class Scores:
     """Values of metrics for each item.
 
     Attributes:
-        values: metric name -> one float per item.
+        values: metric name -> one float per item; None where the metric has no meaning for it.
         ids, classes: one per item.
         metrics: how each value is read.
         unavailable: metric name -> why it could not be computed and the command that helps.

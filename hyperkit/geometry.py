@@ -3,9 +3,9 @@
 World: right-handed, z up. Camera: OpenGL axes, x right, y up, looking down -z; a pose maps camera to world. Pixel
 (row i, column j) has its centre at (j + 0.5, i + 0.5), counted from the upper left corner of the picture.
 
-Coordinates of signals: a picture spans [-1, 1] in x (to the right) and in y (downwards), a sound [-1, 1] in t. Sample i of
-n covers one n-th of that and lies at its middle, (2 i + 1) / n - 1, so that a signal read at another resolution keeps
-its place.
+Coordinates of signals: a picture spans [-1, 1] in x (to the right) and in y (downwards), a sound [-1, 1] in t. Sample i
+of n covers one n-th of that and lies at its middle, (2 i + 1) / n - 1, so that a signal read at another resolution
+keeps its place.
 """
 
 from __future__ import annotations

@@ -101,6 +101,8 @@ _ENTRIES = (
     _timm("siglip2", "vit_base_patch16_siglip_224.v2_webli", "apache-2.0", _COS),
     _timm("pe-core", "vit_pe_core_base_patch16_224.fb", "apache-2.0", _COS),
     _timm("random", "vit_base_patch16_224", None, _RANDOM),
+    # Trans-INR's own transformer for pictures of 178x178: six layers of 768, patches of 9
+    _timm("vit_base_d6_p9", "vit_base_patch16_224", None, _RANDOM, img_size=180, patch_size=9, depth=6),
     _timm("vit_tiny", "vit_tiny_patch16_224", None, _SMALL, img_size=128),
     _timm("vit_nano", "vit_tiny_patch16_224", None, _SMALL, img_size=64, patch_size=8, depth=3, num_heads=3),
     _whisper("whisper", "base", 512, 8, 6),

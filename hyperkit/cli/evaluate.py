@@ -15,21 +15,25 @@ def evaluate(
     data: o.DataOption = None,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
     classes: o.ClassesOption = None,
+    views: o.ViewsOption = None,
     tto: Annotated[int, typer.Option("--tto", metavar="STEPS", min=0, help="Test-time optimisation steps.")] = 0,
     shuffle_context: Annotated[
-        bool, typer.Option("--shuffle-context", help="Give each object the picture of another one of its class.")
+        bool, typer.Option("--shuffle-context", help="Give each item the context of another one of its class.")
     ] = False,
     shuffle_over: Annotated[
-        str, typer.Option("--shuffle-over", help="With --shuffle-context: class, or all objects.")
+        str, typer.Option("--shuffle-over", help="With --shuffle-context: class, or all items.")
     ] = "class",
-    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="At most N pairs.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="At most N items.")] = None,
     out: o.OutOption = None,
     device: o.DeviceOption = None,
     precision: o.PrecisionOption = None,
     assignments: o.SetOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
-    """Measure a checkpoint on the frozen pairs: PSNR, SSIM, LPIPS, FID, per class and averaged.
+    """Measure a checkpoint on its frozen test items, per class and averaged.
+
+    Views and pictures: PSNR, SSIM, LPIPS, FID. Sounds: PSNR, SI-SDR, log-spectral distance. With a predicted deviation
+    (ponp) also likelihood and calibration.
 
     Writes CSV, JSON and Markdown tables and a picture of the worst, median and best examples.
 
@@ -39,9 +43,10 @@ def evaluate(
 
     result = work(
         checkpoint,
-        overrides=o.overrides(assignments, None, data=data, device=device, precision=precision),
+        overrides=o.overrides(assignments, data=data, device=device, precision=precision),
         split=split,
         classes=o.split_names(classes),
+        views=views,
         tto=tto,
         shuffle_context=shuffle_over if shuffle_context else "none",
         limit=limit,

@@ -13,7 +13,9 @@ from hyperkit.cli import options as o
 def finetune(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint to start from.")],
     data: o.DataOption = None,
-    classes: o.ClassesOption = None,
+    train_classes: o.TrainClassesOption = None,
+    test_classes: o.TestClassesOption = None,
+    data_fraction: o.DataFractionOption = None,
     out: o.OutOption = None,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.")] = None,
     strategy: o.StrategyOption = None,
@@ -39,8 +41,10 @@ def finetune(
 
     changes = o.overrides(
         assignments,
-        classes,
+        train_classes,
+        test_classes,
         data=data,
+        data_fraction=data_fraction,
         strategy=strategy,
         device=device,
         devices=devices,

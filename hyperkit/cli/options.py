@@ -20,14 +20,37 @@ RecipeOption = Annotated[
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", metavar="DIR", help="Data in the LearnIt ShapeNet layout; the built-in set by default."),
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Folder of the data: LearnIt ShapeNet layout, pictures, or sounds; built-in by default.",
+    ),
 ]
 ClassesOption = Annotated[str | None, typer.Option("--classes", metavar="A,B", help="Only these classes.")]
+TrainClassesOption = Annotated[
+    str | None, typer.Option("--train-classes", metavar="A,B", help="Train on these classes; all by default.")
+]
+TestClassesOption = Annotated[
+    str | None,
+    typer.Option("--test-classes", metavar="A,B", help="Test on these classes; those trained on by default."),
+]
+DataFractionOption = Annotated[
+    float | None,
+    typer.Option("--data-fraction", metavar="F", help="Part of the training items, 0 to 1; 0.01 is inside 0.1."),
+]
+ViewsOption = Annotated[
+    int | None, typer.Option("--views", metavar="N", min=1, help="Context views of each object, 1 to 8.")
+]
+PoseTokensOption = Annotated[
+    bool | None, typer.Option("--pose-tokens", help="Add the rays of the input's camera to its tokens.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the results.")]
 BackboneOption = Annotated[
     str | None,
     typer.Option(
-        "--backbone", metavar="NAME", help="mae, supervised, deit, dino, dinov2, clip, random, vit_tiny, timm:NAME, ..."
+        "--backbone",
+        metavar="NAME",
+        help="mae, supervised, deit, dino, dinov2, clip, random, whisper-base, timm:NAME, ...",
     ),
 ]
 WeightsOption = Annotated[
@@ -36,7 +59,7 @@ WeightsOption = Annotated[
 StrategyOption = Annotated[
     str | None, typer.Option("--strategy", metavar="NAME", help="auto, random, finetune, frozen or lora.")
 ]
-AlgorithmOption = Annotated[str | None, typer.Option("--algorithm", metavar="NAME", help="trans-inr.")]
+AlgorithmOption = Annotated[str | None, typer.Option("--algorithm", metavar="NAME", help="trans-inr, ipc or ponp.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
 DevicesOption = Annotated[int | None, typer.Option("--devices", metavar="N", help="Processes (GPUs) on this machine.")]
 PrecisionOption = Annotated[str | None, typer.Option("--precision", metavar="NAME", help="auto, 32 or bf16.")]
@@ -69,11 +92,16 @@ PLACES = {
     "steps": "training.steps",
     "max_time": "training.max_time",
     "slim": "training.slim",
+    "views": "data.views",
+    "pose_tokens": "context.pose_tokens",
+    "data_fraction": "data.train_fraction",
 }
 """Everyday flag -> the field of the configuration that it sets."""
 
 
-def overrides(assignments: list[str] | None, classes: str | None = None, **flags: Any) -> dict[str, Any]:
+def overrides(
+    assignments: list[str] | None, train_classes: str | None = None, test_classes: str | None = None, **flags: Any
+) -> dict[str, Any]:
     """Collect ``--set`` and the everyday flags that were given as one nested mapping; flags win."""
     from hyperkit.config import merge, parse_sets
 
@@ -87,8 +115,9 @@ def overrides(assignments: list[str] | None, classes: str | None = None, **flags
         result = merge(result, nested)
     if flags.get("steps") is not None:
         result = merge(result, {"training": {"epochs": None}})
-    if classes is not None:
-        result = merge(result, {"data": {"classes": split_names(classes)}})
+    for field, classes in (("classes", train_classes), ("test_classes", test_classes)):
+        if classes is not None:
+            result = merge(result, {"data": {field: split_names(classes)}})
     return result
 
 

@@ -11,7 +11,7 @@ from hyperkit.cli import options as o
 
 
 def prepare(
-    what: Annotated[str | None, typer.Argument(help="nvs, backbone or metrics.")] = None,
+    what: Annotated[str | None, typer.Argument(help="nvs, image, audio, backbone or metrics.")] = None,
     name: Annotated[str | None, typer.Argument(help="With backbone: its name, as in clip.")] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show what is in the cache, and its size.")] = False,
     out: o.OutOption = None,
@@ -23,6 +23,9 @@ def prepare(
     ] = None,
     learnit: Annotated[
         Path | None, typer.Option("--learnit", metavar="DIR|ZIP", help="Check and unpack a LearnIt ShapeNet archive.")
+    ] = None,
+    librispeech: Annotated[
+        str | None, typer.Option("--librispeech", metavar="A,B", help="audio: download these subsets of LibriSpeech.")
     ] = None,
     groups: Annotated[
         Path | None,
@@ -56,6 +59,8 @@ def prepare(
     hyperkit prepare nvs --meshes DIR --out DIR       a data set from your own meshes
     hyperkit prepare nvs --learnit ZIP --out DIR      the LearnIt ShapeNet archive
     hyperkit prepare nvs --data DIR                   check and pack what is there
+    hyperkit prepare image --data DIR                 check and decode a folder of pictures
+    hyperkit prepare audio --librispeech dev-clean --out DIR   download LibriSpeech
     hyperkit prepare backbone clip                    download and verify pretrained weights
     hyperkit prepare metrics                          download and verify the metrics' weights
     hyperkit prepare --list                           what is in the cache
@@ -65,6 +70,10 @@ def prepare(
     if show_list:
         _list(as_json)
     elif what == "nvs":
+        if librispeech is not None:
+            raise HyperkitError(
+                "--librispeech belongs to audio.", "hyperkit prepare audio --librispeech test-clean --out DIR"
+            )
         if name is not None:
             raise HyperkitError(
                 f"prepare nvs takes no name, found {name!r}.", "Give a folder with --data, --meshes or --learnit."
@@ -87,6 +96,9 @@ def prepare(
             seed=seed,
             skip_bad=skip_bad,
         )
+    elif what in ("image", "audio"):
+        _refuse_views(what, name, meshes, learnit, groups, objects, classes)
+        _signals(what, as_json, data, librispeech, out, skip_bad)
     elif what == "backbone":
         _backbone(name, as_json)
     elif what == "metrics":
@@ -96,10 +108,11 @@ def prepare(
         o.emit(", ".join(str(entry["path"]) for entry in found.values()), found, as_json)
     elif what is None:
         raise HyperkitError(
-            "prepare what?", "Allowed: nvs, backbone NAME, metrics, or --list. See hyperkit prepare --help."
+            "prepare what?",
+            "Allowed: nvs, image, audio, backbone NAME, metrics, or --list. See hyperkit prepare --help.",
         )
     else:
-        raise unknown_name("thing to prepare", what, ("nvs", "backbone", "metrics"))
+        raise unknown_name("thing to prepare", what, ("nvs", "image", "audio", "backbone", "metrics"))
 
 
 def _counts(text: str | None) -> tuple[int, int, int] | None:
@@ -137,6 +150,45 @@ def _nvs(as_json: bool, **arguments: object) -> None:
     for line in _lines(report.as_dict()):
         o.say(line)
     o.emit(report.root, report.as_dict(), as_json)
+
+
+def _refuse_views(what: str, *values: object) -> None:
+    """Refuse what belongs to views of objects."""
+    from hyperkit.errors import HyperkitError
+
+    names = ("a name", "--meshes", "--learnit", "--groups", "--objects", "--classes")
+    given = [name for name, value in zip(names, values, strict=True) if value is not None]
+    if given:
+        raise HyperkitError(
+            f"prepare {what} does not take {', '.join(given)}.", "Allowed: --data, --out, --librispeech, --skip-bad."
+        )
+
+
+def _signals(
+    task: str, as_json: bool, data: Path | None, librispeech: str | None, out: Path | None, skip_bad: bool
+) -> None:
+    from hyperkit.cli.bars import CountedProgress
+    from hyperkit.workflows.prepare import prepare_task_signals
+
+    progress = CountedProgress("preparing")
+    try:
+        report = prepare_task_signals(task, data, o.split_names(librispeech), out, skip_bad, progress)
+    finally:
+        progress.close()
+    content = report.as_dict()
+    o.say(f"{report.root}: {report.kind}, {report.bytes / 1e6:.1f} MB decoded in {report.packed}")
+    for split, classes in report.counts.items():
+        if classes:
+            o.say(f"  {split}: " + ", ".join(f"{count} {class_name}" for class_name, count in classes.items()))
+    for note in report.notes:
+        o.say(note)
+    if report.left_out:
+        o.say(f"{len(report.left_out)} left out:")
+        for problem in report.left_out[:20]:
+            o.say(f"  {problem.path}: {problem.reason}")
+    for split, sha256 in report.hashes.items():
+        o.say(f"{split}: SHA-256 {sha256}")
+    o.emit(report.root, content, as_json)
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

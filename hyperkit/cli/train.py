@@ -11,10 +11,14 @@ from hyperkit.cli import options as o
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="What to train: nvs (novel view synthesis from one picture).")],
+    task: Annotated[str, typer.Argument(help="nvs (novel views of an object), image or audio (reconstruction).")],
     recipe: o.RecipeOption = "quickstart",
     data: o.DataOption = None,
-    classes: o.ClassesOption = None,
+    train_classes: o.TrainClassesOption = None,
+    test_classes: o.TestClassesOption = None,
+    data_fraction: o.DataFractionOption = None,
+    views: o.ViewsOption = None,
+    pose_tokens: o.PoseTokensOption = None,
     out: o.OutOption = None,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.")] = None,
     backbone: o.BackboneOption = None,
@@ -31,11 +35,14 @@ def train(
     assignments: o.SetOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
-    """Train a hypernetwork and report it on held-out objects.
+    """Train a hypernetwork and report it on held-out items.
 
     With no options: the quickstart, on built-in data, without network or GPU.
 
-    Example: hyperkit train nvs --backbone clip --data shapenet --out runs/clip
+    \b
+    hyperkit train nvs --backbone clip --data shapenet --out runs/clip
+    hyperkit train image --data photographs
+    hyperkit train audio --backbone whisper-base --algorithm ipc --data LibriSpeech
     """
     from hyperkit.cli.bars import CountedProgress
     from hyperkit.training.progress import make_progress
@@ -43,8 +50,12 @@ def train(
 
     changes = o.overrides(
         assignments,
-        classes,
+        train_classes,
+        test_classes,
         data=data,
+        data_fraction=data_fraction,
+        views=views,
+        pose_tokens=pose_tokens,
         backbone=backbone,
         weights=weights,
         strategy=strategy,

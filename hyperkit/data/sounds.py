@@ -38,12 +38,14 @@ class SoundDataConfig(SignalDataConfig):
         skip_bad: leave files that cannot be used out instead of refusing the data set.
         rate: sample rate in Hz; files of other rates are resampled to it.
         seconds: length of the crop that the model sees; T = rate * seconds samples.
+        start: where the crop of evaluation begins, in seconds; 0 as in IPC.
         samples_per_item: N, random samples of a crop that a training batch asks for; None: all T.
         augment: ``gain`` multiplies training crops by a random sign and a factor in [0.5, 1].
     """
 
     rate: int = Field(default=16000, ge=100, le=384000)
     seconds: float = Field(default=1.0, gt=0.0, le=3600.0)
+    start: float = Field(default=0.0, ge=0.0)
     samples_per_item: int | None = Field(default=None, ge=1)
     augment: Literal["none", "gain"] = "none"
 
@@ -60,11 +62,16 @@ class SoundDataConfig(SignalDataConfig):
         """T, samples of the crop."""
         return round(self.rate * self.seconds)
 
+    @property
+    def first(self) -> int:
+        """The first sample of the crop of evaluation."""
+        return round(self.rate * self.start)
+
 
 class SoundData(SignalData):
     """A data set of sounds. Batches hold context (B, T) in [-1, 1], query (B, N, 1) and truth (B, N, 1).
 
-    Training draws a random crop of T samples; evaluation takes the first T. See ``SignalData``.
+    Training draws a random crop of T samples; evaluation takes the T from ``config.start``. See ``SignalData``.
 
     Attributes:
         rate: Hz.
@@ -85,21 +92,24 @@ class SoundData(SignalData):
         return decoder(self.rate)
 
     def _framing(self) -> str:
-        return f"{self._pack_name()} {self.length}"
+        start = f" from {self.config.first}" if self.config.first else ""
+        return f"{self._pack_name()} {self.length}{start}"
 
     def _unusable(self) -> tuple[Problem, ...]:
         lengths = self.pack.shapes[:, 0] if len(self.pack.ids) else np.empty(0, np.int64)
+        after = f" after the first {self.config.start:g} s" if self.config.start else ""
+        wanted = f"the crop of {self.config.seconds:g} s{after}"
         return tuple(
             Problem(
                 str(self.root / self.pack.ids[row]),
-                f"{SHORT}{lengths[row] / self.rate:.3f} s, shorter than the crop of {self.config.seconds:g} s",
+                f"{SHORT}{lengths[row] / self.rate:.3f} s, shorter than {wanted}",
             )
-            for row in np.flatnonzero(lengths < self.length)
+            for row in np.flatnonzero(lengths < self.config.first + self.length)
         )
 
     def _hints(self) -> dict[str, str]:
         lengths = self.pack.shapes[:, 0] if len(self.pack.ids) else np.zeros(1, np.int64)
-        shortest = int(lengths.min()) * 1000 // self.rate / 1000
+        shortest = (int(lengths.min()) - self.config.first) * 1000 // self.rate / 1000
         if round(shortest * self.rate) < 16:
             return {}
         return {SHORT: f"For the short ones, --set data.seconds={shortest:g} or less would do."}
@@ -124,7 +134,8 @@ class SoundData(SignalData):
         return crop
 
     def _fixed_crop(self, row: int) -> np.ndarray:
-        return as_float(self.pack.values(row)[: self.length])
+        first = self.config.first
+        return as_float(self.pack.values(row)[first : first + self.length])
 
     def _signals(self, crops: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(crops) if crops else np.empty((0, self.length), np.float32))

@@ -3,5 +3,6 @@
 from hyperkit.models.field import Field
 from hyperkit.models.inr_hypernet import INRHypernet
 from hyperkit.models.predictor import Predictor
+from hyperkit.models.signals import PictureINR, SoundINR
 
-__all__ = ["Field", "INRHypernet", "Predictor"]
+__all__ = ["Field", "INRHypernet", "PictureINR", "Predictor", "SoundINR"]

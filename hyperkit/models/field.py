@@ -52,12 +52,14 @@ class Views:
         depth: (V, H, W), distance along the view, the far end where nothing is.
         opacity: (V, H, W) in [0, 1].
         cameras: where they were taken from.
+        deviation: (V, H, W, 3) of the colours, where the field gives one.
     """
 
     rgb: Tensor
     depth: Tensor
     opacity: Tensor
     cameras: Cameras
+    deviation: Tensor | None = None
 
     def frames(self) -> list[np.ndarray]:
         """Return the pictures as uint8 arrays (H, W, 3)."""
@@ -82,7 +84,11 @@ class Field:
     precision: torch.dtype = torch.float32
 
     def query(self, points: Tensor) -> Tensor:
-        """Return colour and density (N, 4) at positions, or positions and directions, (N, 3 or 6)."""
+        """Return colour, density and, where the field gives one, the colours' deviation, (N, 4 or 7).
+
+        Args:
+            points: positions, or positions and directions, (N, 3 or 6).
+        """
         with_directions = bool(self.params.spec.options.get("view_directions"))
         if with_directions and points.shape[-1] == 3:
             # without a direction of view, look from outside towards the centre
@@ -123,11 +129,14 @@ class Field:
         device = next(iter(self.params.tensors.values())).device
         shape = (len(poses), cameras.height, cameras.width)
         rgb, depth, opacity = torch.empty(*shape, 3), torch.empty(shape), torch.empty(shape)
+        deviation = torch.empty(*shape, 3) if self.params.spec.options.get("deviation") else None
         for index in range(len(poses)):
             view = self._view(cameras, index, config, device)
             rgb[index] = view.rgb.reshape(*shape[1:], 3)
             depth[index], opacity[index] = view.depth.reshape(shape[1:]), view.opacity.reshape(shape[1:])
-        return Views(rgb, depth, opacity, cameras)
+            if deviation is not None and view.deviation is not None:
+                deviation[index] = view.deviation.reshape(*shape[1:], 3)
+        return Views(rgb, depth, opacity, cameras, deviation)
 
     def _view(self, cameras: Cameras, index: int, config: RendererConfig, device: torch.device) -> Rendered:
         one = Cameras(

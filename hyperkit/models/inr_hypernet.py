@@ -7,53 +7,98 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperkit.contracts import Rays, Rendered, TargetParams
-from hyperkit.renderers import RendererConfig, render_rays
+from hyperkit.contracts import Cameras, Rays, Rendered, Signal, TargetParams
+from hyperkit.models.context import ContextTokens
+from hyperkit.renderers import PointsConfig, RendererConfig, evaluate_points, render_rays
 from hyperkit.targets import Target
 
 
 class INRHypernet(nn.Module):
-    """A hypernetwork for radiance fields: context pictures in, rendered rays out.
+    """A hypernetwork for coordinate networks: context in; rendered rays, or values at coordinates, out.
 
     Args:
-        backbone: ``tokenize`` (B, V, 3, H, W) -> (B, M, D); ``encode`` (B, M, D), (Q, D) -> (B, Q, D).
+        backbone: ``tokenize`` context -> (B, M, D); ``encode`` (B, M, D), (Q, D) -> (B, Q, D).
         hypernet: ``weight_tokens`` (Q, D); ``generate`` (B, Q, D) -> ``TargetParams``.
         target: the generated network.
-        renderer: how its rays become colours.
+        renderer: how its rays become colours, or how many points are evaluated at once.
+        context: what joins the data tokens: marks of views, poses.
     """
 
-    def __init__(self, backbone: Any, hypernet: Any, target: Target, renderer: RendererConfig) -> None:
+    def __init__(
+        self,
+        backbone: Any,
+        hypernet: Any,
+        target: Target,
+        renderer: RendererConfig | PointsConfig,
+        context: ContextTokens,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.hypernet = hypernet
         self.target = target
         self.renderer = renderer
+        self.context = context
 
-    def generate(self, context: Tensor) -> TargetParams:
-        """Write one network per item of ``context`` (B, V, 3, H, W) in [0, 1]."""
-        tokens = self.backbone.tokenize(context)
-        encoded = self.backbone.encode(tokens, self.hypernet.weight_tokens)
+    def tokens(self, context: Tensor, cameras: Cameras | None = None) -> Tensor:
+        """Return the data tokens (B, M, D) of a context: pictures (B, V, 3, H, W) or waveforms (B, T)."""
+        tokens: Tensor = self.backbone.tokenize(context)
+        if context.ndim != 5:
+            return tokens
+        return self.context(tokens, self.backbone.token_layout(*context.shape[-2:]), context.shape[1], cameras)
+
+    def generate(self, context: Tensor, cameras: Cameras | None = None) -> TargetParams:
+        """Write one network per item of the context.
+
+        Args:
+            context: pictures (B, V, 3, H, W) in [0, 1], or waveforms (B, T) in [-1, 1].
+            cameras: of the pictures, (B, V); needed by models with pose tokens.
+        """
+        encoded = self.backbone.encode(self.tokens(context, cameras), self.hypernet.weight_tokens)
         params: TargetParams = self.hypernet.generate(encoded)
         return params
 
-    def render(self, params: TargetParams, rays: Rays, jitter: Tensor | None = None) -> Rendered:
-        """Render generated fields along rays (B, R, 3)."""
-        return render_rays(lambda points: self.target(params, self._query(points)), rays, self.renderer, jitter)
+    def render(self, params: TargetParams, query: Rays | Tensor, jitter: Tensor | None = None) -> Rendered | Signal:
+        """Render generated fields along rays (B, R, 3), or evaluate generated signals at coordinates (B, N, C)."""
+        if isinstance(query, Rays):
+            assert isinstance(self.renderer, RendererConfig)
+            return render_rays(lambda points: self.target(params, self._point(points)), query, self.renderer, jitter)
+        assert isinstance(self.renderer, PointsConfig)
+        deviation = bool(getattr(self.target.config, "deviation", False))  # type: ignore[attr-defined]
+        outputs = int(self.target.config.outputs)  # type: ignore[attr-defined]
+        return evaluate_points(lambda points: self.target(params, points), query, self.renderer, outputs, deviation)
 
-    def forward(self, context: Tensor, rays: Rays, jitter: Tensor | None = None) -> Rendered:
-        """Generate and render: (B, V, 3, H, W) and rays (B, R, 3) -> ``Rendered`` (B, R, ...)."""
-        return self.render(self.generate(context), rays, jitter)
+    def forward(
+        self, context: Tensor, query: Rays | Tensor, jitter: Tensor | None = None, cameras: Cameras | None = None
+    ) -> Rendered | Signal:
+        """Generate and render: context and query -> ``Rendered`` (B, R, ...) or ``Signal`` (B, N, ...)."""
+        return self.render(self.generate(context, cameras), query, jitter)
 
-    def _query(self, points: Tensor) -> Tensor:
+    def _point(self, points: Tensor) -> Tensor:
         return points if getattr(self.target.config, "view_directions", False) else points[..., :3]  # type: ignore[attr-defined]
 
     def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
         """Return all parameters by role: backbone, adapters, tokens, heads, base."""
+        roles: dict[str, list[nn.Parameter]] = self.hypernet.parameter_roles()
         return {
             "backbone": list(self.backbone.backbone_parameters()),
             "adapters": list(self.backbone.adapter_parameters()),
-            **self.hypernet.parameter_roles(),
+            **roles,
+            "tokens": [*roles["tokens"], *self.context.parameters()],
         }
+
+    @torch.no_grad()
+    def attention(self, context: Tensor, cameras: Cameras | None = None) -> dict[str, Tensor]:
+        """Return where the weight tokens of each generated layer look in the last block.
+
+        Returns:
+            Layer -> (B, M): the attention from its weight tokens to each data token, averaged over these tokens and
+            over heads; what is missing to 1 falls on weight tokens.
+        """
+        tokens = self.tokens(context, cameras)
+        weights = self.backbone.attention(context, self.hypernet.weight_tokens, tokens)
+        groups = self.hypernet.token_groups
+        parts = weights.split(list(groups.values()), dim=1)
+        return {layer: part.mean(1) for layer, part in zip(groups, parts, strict=True)}
 
     @property
     def device(self) -> torch.device:

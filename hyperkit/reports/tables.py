@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from hyperkit.files import write_text
 from hyperkit.metrics.aggregate import ALL, CLASS_MEAN, better_constant, mean
-from hyperkit.metrics.catalogue import METRICS, format_value, metric_label
+from hyperkit.metrics.catalogue import CATALOGUE, format_value, metric_label
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 CSV_COLUMNS = ("split", "class", "metric", "value", "n", "standard_error")
-_NOT_METRICS = frozenset({"n", "classes", "standard_error"})
+_NOT_METRICS = frozenset({"n", "n_of", "classes", "standard_error"})
 _GROUP_NAMES = {ALL: "all", CLASS_MEAN: "class mean"}
 _MISSING = "n/a"
 
@@ -30,10 +30,10 @@ def write_results(folder: str | os.PathLike[str], results: Mapping[str, Any]) ->
     Args:
         folder: the run directory; made if absent.
         results: one entry per split, named "test", "val", ...: group ("all", a class, "class_mean") -> metric -> value,
-            with ``n`` and ``standard_error``, as ``metrics.aggregate`` gives it. Beside them, as far as known:
-            ``constants`` (constant -> class -> PSNR in dB), ``unavailable`` (metric -> reason), ``notes`` (metric ->
-            remark), ``weights`` (network -> file, sha256, licence), ``pairs`` (hash of the evaluation pairs),
-            ``seconds``, ``steps``, ``config`` and anything else that JSON can hold.
+            with ``n``, ``n_of`` and ``standard_error``, as ``metrics.aggregate`` gives it. Beside them, as far as
+            known: ``constants`` (constant -> class -> PSNR in dB), ``unavailable`` (metric -> reason), ``notes``
+            (metric -> remark), ``weights`` (network -> file, sha256, licence), ``pairs`` (hash of the evaluation
+            pairs), ``seconds``, ``steps``, ``config`` and anything else that JSON can hold.
 
     Returns:
         "json", "csv", "md" -> path. Values that JSON has no number for (nan, inf) become null, and the reason is
@@ -65,7 +65,7 @@ def plain_results(results: Mapping[str, Any]) -> dict[str, Any]:
                 value = group[name]
                 if value is None or math.isfinite(value):
                     continue
-                why = "some pictures are reproduced exactly" if value == math.inf and name == "psnr" else "not finite"
+                why = "some items are reproduced exactly" if value == math.inf and name == "psnr" else "not finite"
                 reasons.setdefault(f"{name} ({split}, {label})", f"{value}: {why}")
     return {**clean, "unavailable": reasons}
 
@@ -107,7 +107,8 @@ def results_csv(results: Mapping[str, Any]) -> str:
             rows += [(f"psnr_of_{c}", v, None) for c, v in _constants(results, split).get(label, {}).items()]
             for name, value, error in rows:
                 cells = ["" if x is None else repr(x) if isinstance(x, float) else x for x in (value, error)]
-                writer.writerow((split, label, name, cells[0], group.get("n", ""), cells[1]))
+                count = (group.get("n_of") or {}).get(name, group.get("n", ""))
+                writer.writerow((split, label, name, cells[0], count, cells[1]))
     return buffer.getvalue()
 
 
@@ -150,7 +151,9 @@ def _cells(results: Mapping[str, Any], split: str, errors: bool = True) -> tuple
         for name in names:
             value, error = group.get(name), (group.get("standard_error") or {}).get(name)
             text = _MISSING if value is None else format_value(name, value)
-            row.append(f"{text} ± {format_value(name, error)}" if errors and error is not None else text)
+            text = f"{text} ± {format_value(name, error)}" if errors and error is not None else text
+            own_count = (group.get("n_of") or {}).get(name)
+            row.append(text if own_count is None else f"{text} (n = {own_count})")
         own = constants.get(label, {})
         row += [_MISSING if c not in own else format_value("psnr", own[c]) for c in columns]
         if gains:
@@ -180,7 +183,7 @@ def _footnotes(results: Mapping[str, Any], names: list[str]) -> tuple[list[str],
         mark = _MARKS[index] if index < len(_MARKS) else f"({index + 1})"
         for name in {names[i] for i in map(column, about) if i < len(names)}:
             marks[name] += f" {mark}"
-        subject = ", ".join(METRICS[n].name if n in METRICS else n for n in about)
+        subject = ", ".join(CATALOGUE[n].name if n in CATALOGUE else n for n in about)
         notes.append(f"{mark} {subject} {text}" if text.startswith("n/a") else f"{mark} {subject}: {text}")
     return notes, marks
 

@@ -3,6 +3,13 @@
 from hyperkit.registry import Registry
 from hyperkit.tasks.base import Task
 
-TASKS = Registry("task", {"nvs": "hyperkit.tasks.nvs:NVSTask"})
+TASKS = Registry(
+    "task",
+    {
+        "nvs": "hyperkit.tasks.nvs:NVSTask",
+        "image": "hyperkit.tasks.image:ImageTask",
+        "audio": "hyperkit.tasks.audio:AudioTask",
+    },
+)
 
 __all__ = ["TASKS", "Task"]

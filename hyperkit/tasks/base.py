@@ -45,6 +45,25 @@ class Task(ABC):
         self.data_progress: Callable[[int, int], None] | None = None
         """Is told (done, in all) while data is made or packed on first use."""
 
+    @classmethod
+    def config_for(cls, values: Mapping[str, Any]) -> type[PartConfig]:
+        """Return the configuration's model for plain values, which may choose parts with settings of their own."""
+        return cls.config_model
+
+    @classmethod
+    def complete(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return plain values with what the task itself sets laid under the sections that are given in part."""
+        return dict(values)
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Refuse a valid configuration whose parts do not fit one another.
+
+        Raises:
+            HyperkitError: what does not fit, and what would.
+        """
+        return
+
     @abstractmethod
     def data(self) -> TrainingData:
         """Open the training data (made or packed on first use)."""

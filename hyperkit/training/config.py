@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
@@ -136,11 +137,16 @@ class TrainingConfig(PartConfig):
         return math.inf if self.max_time is None else parse_duration(self.max_time)
 
 
-def run_config_model(task_cls: type[Task]) -> type[PartConfig]:
-    """Return the configuration of a whole run of a task: its own sections, ``task`` and ``training``."""
+def run_config_model(task_cls: type[Task], values: Mapping[str, Any]) -> type[PartConfig]:
+    """Return the configuration of a whole run of a task: its own sections, ``task`` and ``training``.
+
+    Args:
+        task_cls: the task.
+        values: the plain values that are to be validated; what they choose decides which sections there are.
+    """
     fields: dict[str, Any] = {"task": (str, task_cls.name), "training": (TrainingConfig, TrainingConfig())}
     model: type[PartConfig] = create_model(
-        f"{task_cls.__name__}RunConfig", __base__=task_cls.config_model, __module__=__name__, **fields
+        f"{task_cls.__name__}RunConfig", __base__=task_cls.config_for(values), __module__=__name__, **fields
     )
     return model
 

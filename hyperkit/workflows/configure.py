@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperkit.backbones import paper_defaults, resolve_strategy
-from hyperkit.config import PartConfig, load_recipe, merge, validate
+from hyperkit.config import PartConfig, choose_variants, load_recipe, merge, validate
 from hyperkit.errors import HyperkitError
 from hyperkit.tasks import TASKS, Task
 from hyperkit.training.config import fill_defaults, run_config_model
@@ -36,9 +36,10 @@ def resolve(
     Raises:
         HyperkitError: a key is unknown or a value is not allowed.
     """
-    values = merge(recipe, overrides or {})
+    values = task_cls.complete(merge(choose_variants(recipe, overrides or {}), overrides or {}))
     values.setdefault("task", task_cls.name)
-    config: Any = validate(run_config_model(task_cls), values)
+    config: Any = validate(run_config_model(task_cls, values), values)
+    task_cls.check(config)
     strategy = resolve_strategy(config.backbone, from_checkpoint=from_checkpoint)
     paper = paper_defaults(config.backbone, strategy)
     training = fill_defaults(

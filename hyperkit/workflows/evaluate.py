@@ -1,34 +1,24 @@
-"""Evaluation on the frozen pairs: tables and examples."""
+"""Evaluation on the frozen items of a split: tables and examples."""
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
-
-import numpy as np
-import torch
+from typing import Any
 
 from hyperkit.adapt import TTOConfig
-from hyperkit.data.evaluation import EvalSet
 from hyperkit.errors import HyperkitError
 from hyperkit.metrics.aggregate import aggregate
-from hyperkit.metrics.evaluator import ImageMetrics
-from hyperkit.metrics.image import as_pictures
-from hyperkit.models import INRHypernet
-from hyperkit.reports.pictures import Example, comparison_sheet, pick_examples, to_uint8
+from hyperkit.metrics.calibration import Calibration
+from hyperkit.models import Predictor
+from hyperkit.reports.pictures import pick_examples
+from hyperkit.reports.signals import calibration_figure
 from hyperkit.reports.tables import plain_results, render_rich_table, write_results
-from hyperkit.reports.video import write_png
-from hyperkit.tasks.nvs import NVSTask
+from hyperkit.tasks.inr import EvaluationItems, Example, INRTask
 from hyperkit.workflows.load import home_of, open_checkpoint
-
-_LOG = logging.getLogger("hyperkit")
-
-Shuffle = Literal["none", "class", "all"]
 
 
 @dataclass(frozen=True)
@@ -72,21 +62,23 @@ def evaluate(
     overrides: dict[str, Any] | None = None,
     split: str = "test",
     classes: Sequence[str] | None = None,
+    views: int | None = None,
     tto: int = 0,
     shuffle_context: str = "none",
     limit: int | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> RunResult:
-    """Measure a checkpoint on the frozen pairs of a split.
+    """Measure a checkpoint on the frozen items of a split.
 
     Args:
         checkpoint: a file, or the folder of a run (its best checkpoint).
         overrides: nested values laid over the checkpoint's configuration, as ``{"data": {"root": "scenes"}}``.
         split: "train", "val" or "test".
-        classes: only these; None: all that the data has.
+        classes: only these; None: all that the configuration names for the split.
+        views: context views; None: as many as in training. Targets stay the same.
         tto: steps of test-time optimisation.
-        shuffle_context: give each object the context of another: of its "class", or of "all".
-        limit: at most so many pairs.
+        shuffle_context: give each item the context of another: of its "class", or of "all".
+        limit: at most so many items.
         out: folder of the results; by default ``evaluate-...`` in the run's folder, or beside the checkpoint.
 
     Returns:
@@ -98,108 +90,101 @@ def evaluate(
     if shuffle_context not in ("none", "class", "all"):
         raise HyperkitError(f"Contexts cannot be shuffled over {shuffle_context!r}.", "Allowed: class, all.")
     loaded = open_checkpoint(checkpoint, overrides, verb="evaluate")
-    task = loaded.task
-    assert isinstance(task, NVSTask)
     options = loaded.config.evaluation.tto.model_copy(update={"steps": tto} if tto else {})
-    folder = _folder(loaded.path, out, split, options.steps, shuffle_context)
-    pairs = task.data().pairs(
+    folder = _folder(loaded.path, out, split, views, options.steps, shuffle_context)
+    items = loaded.task.data().pairs(
         split,
         classes=classes,
-        shuffle_context=cast(Shuffle, shuffle_context),
+        shuffle_context=shuffle_context,
         limit=limit,
         batch_size=loaded.config.evaluation.batch_size,
+        views=views,
     )
-    results = measure(task, loaded.predictor.model, pairs, split, loaded.predictor.precision, options, limit)
-    results |= {
+    measured = measure(loaded.task, loaded.predictor, items, split, options, limit)
+    results = measured.results | {
         "checkpoint": str(loaded.path),
         "steps": loaded.checkpoint.step,
         "shuffle_context": shuffle_context,
+        "views": views,
         "tto_steps": options.steps,
         "config": loaded.config.model_dump(mode="json"),
     }
-    files = write_results(folder, results)
-    files["examples"] = write_examples(folder / "examples.png", results.pop("_examples"))
-    return RunResult(folder, results, files)
+    return RunResult(folder, results, {**write_results(folder, results), **measured.write(folder)})
 
 
-def _folder(checkpoint: Path, out: str | os.PathLike[str] | None, split: str, tto: int, shuffle_context: str) -> Path:
+def _folder(
+    checkpoint: Path, out: str | os.PathLike[str] | None, split: str, views: int | None, tto: int, shuffle_context: str
+) -> Path:
     if out is not None:
         if Path(out).is_file():
             raise HyperkitError(f"--out {out} is a file.", "Choose a folder.")
         return Path(out)
-    name = f"evaluate-{split}" + (f"-tto{tto}" if tto else "")
+    name = f"evaluate-{split}" + (f"-views{views}" if views else "") + (f"-tto{tto}" if tto else "")
     name += {"none": "", "class": "-shuffled", "all": "-shuffled-all"}[shuffle_context]
     return home_of(checkpoint) / name
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a measurement gives.
+
+    Attributes:
+        results: the content of ``results.json`` but for what only the caller knows.
+        write: writes the pictures that belong to it into a folder, and returns name -> path.
+    """
+
+    results: dict[str, Any]
+    write: Callable[[Path], dict[str, Path]]
+
+
 def measure(
-    task: NVSTask,
-    model: INRHypernet,
-    pairs: EvalSet,
+    task: INRTask,
+    predictor: Predictor,
+    items: EvaluationItems,
     split: str,
-    precision: torch.dtype,
     tto: TTOConfig | None = None,
     limit: int | None = None,
-) -> dict[str, Any]:
-    """Predict the target view of every pair and collect all metrics.
+) -> Measured:
+    """Predict every item and collect all metrics.
 
     Args:
-        task, model: what is measured.
-        pairs: the items; ``split`` and ``limit`` are those that they were taken with.
-        precision: dtype of the matrix products.
+        task, predictor: what is measured.
+        items: ``split`` and ``limit`` are those that they were taken with.
         tto: test-time optimisation.
-
-    Returns:
-        The content of ``results.json`` but for what only the caller knows, and under ``_examples`` the worst, the
-        median and the best prediction.
     """
     started = time.monotonic()
-    metrics = ImageMetrics(model.device)
+    model, precision = predictor.model, predictor.precision
+    meter = task.meter(model.device)
+    calibration = Calibration() if task.gives_deviation(task.config) else None
     was_training = model.training
     model.eval()
-    for batch in pairs:
-        rendered, _ = task.predict(model, batch, tto, precision)
-        assert batch.query_size is not None
-        prediction = as_pictures(rendered.rgb, batch.query_size)
-        metrics.update(prediction, as_pictures(batch.truth, batch.query_size), batch.ids, batch.classes)
-    scores = metrics.scores()
-    distribution = metrics.distribution()
-    examples = _examples(task, model, pairs, scores.values["psnr"], precision, tto)
+    for batch in items:
+        output, _ = task.predict(model, batch, tto, precision)
+        meter.update(output, batch.to(model.device))
+        if calibration is not None and output.deviation is not None:
+            calibration.update(output.values, output.deviation, batch.truth)
+    scores = meter.scores()
+    if calibration is not None:
+        scores = calibration.join(scores)
+    chosen = pick_examples(scores.values["psnr"])
+    shown = items.batch(list(chosen.values()))
+    output, _ = task.predict(model, shown, tto, precision)
+    examples = [Example(title, i, scores.values["psnr"][j]) for i, (title, j) in enumerate(chosen.items())]
     model.train(was_training)
-    return {
-        split: aggregate([scores], distribution),
-        "constants": task.data().constants(split, tuple(pairs.counts), limit=limit),
-        "unavailable": metrics.unavailable,
-        "notes": metrics.notes,
-        "weights": metrics.weights,
-        "pairs": pairs.hash,
+
+    def write(folder: Path) -> dict[str, Path]:
+        files = {"examples": task.write_examples(folder / "examples.png", shown, output, examples)}
+        if calibration is not None:
+            files["calibration"] = calibration_figure(folder / "calibration.png", calibration)
+        return files
+
+    results = {
+        split: aggregate([scores], meter.distribution()),
+        "constants": task.data().constants(split, tuple(items.counts), limit=limit),
+        "unavailable": meter.unavailable,
+        "notes": meter.notes,
+        "weights": meter.weights,
+        "pairs": items.hash,
         "seconds": time.monotonic() - started,
-        "_examples": examples,
     }
-
-
-def _examples(
-    task: NVSTask,
-    model: INRHypernet,
-    pairs: EvalSet,
-    values: Sequence[float],
-    precision: torch.dtype,
-    tto: TTOConfig | None,
-) -> list[Example]:
-    chosen = pick_examples(values)
-    batch = pairs.batch(list(chosen.values()))
-    rendered, _ = task.predict(model, batch, tto, precision)
-    assert batch.query_size is not None
-    prediction, truth = (as_pictures(v, batch.query_size) for v in (rendered.rgb, batch.truth))
-    return [
-        Example(
-            title, to_uint8(batch.context[i, 0]), to_uint8(truth[i]), to_uint8(prediction[i]), values[j], batch.ids[i]
-        )
-        for i, (title, j) in enumerate(chosen.items())
-    ]
-
-
-def write_examples(path: Path, examples: Sequence[Example]) -> Path:
-    """Write the picture of examples: input, truth, prediction, difference."""
-    write_png(path, np.asarray(comparison_sheet(examples)))
-    return path
+    return Measured(results, write)

@@ -43,7 +43,8 @@ def finetune(
         return train(resume=resume, overrides=overrides, out=out, progress=progress, data_progress=data_progress)
     file = find_checkpoint(checkpoint)
     stored = load_checkpoint(file)
-    changes = merge({"data": {"foreground_epochs": 0.0}}, overrides or {})
+    start = {"data": {"foreground_epochs": 0.0}} if "foreground_epochs" in stored.config["data"] else {}
+    changes = merge(start, overrides or {})
     task_cls, config = from_stored(stored.config, changes, "finetune")
     initial = _start(stored, config)
     return run_training(task_cls, config, out, False, progress, data_progress, initial)

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from hyperkit.errors import HyperkitError
-from hyperkit.models import INRHypernet, Predictor
-from hyperkit.models.field import Framing
-from hyperkit.tasks import Task
+from hyperkit.models import Predictor
+from hyperkit.tasks.inr import INRTask
 from hyperkit.training.checkpoints import Checkpoint, load_checkpoint, restore_slim
 from hyperkit.training.devices import resolve_device, resolve_precision
 from hyperkit.workflows.configure import from_stored
@@ -33,7 +32,7 @@ class Loaded:
     """
 
     path: Path
-    task: Task
+    task: INRTask
     config: Any
     predictor: Predictor
     checkpoint: Checkpoint
@@ -67,23 +66,23 @@ def open_checkpoint(
     checkpoint = load_checkpoint(file)
     task_cls, config = from_stored(checkpoint.config, overrides, verb)
     task = task_cls(config, config.training.seed)
+    if not isinstance(task, INRTask):
+        raise HyperkitError(
+            f"A {task.name} model cannot be used here.", "Expected one that writes coordinate networks."
+        )
     model = task.build_model(load_weights=checkpoint.slim is not None)
-    if not isinstance(model, INRHypernet):
-        raise HyperkitError(f"A {task.name} model cannot be used here.", "Expected a hypernetwork for radiance fields.")
     if checkpoint.slim is not None:
         checkpoint = restore_slim(checkpoint, model.state_dict())
     model.load_state_dict(checkpoint.weights())
     device = resolve_device(config.training.device)
     precision = resolve_precision(config.training.precision, device)
     model.to(device).eval().requires_grad_(False)
-    samples = checkpoint.samples
-    framing = Framing(**samples["framing"]) if "framing" in samples else Framing()
-    predictor = Predictor(model, framing, float(samples.get("fill", 0.8)), PRECISIONS[precision], samples)
+    predictor = task.predictor(model, PRECISIONS[precision], checkpoint.samples)
     return Loaded(file, task, config, predictor, checkpoint)
 
 
 def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "auto") -> Predictor:
-    """Load a checkpoint for use: ``field = hyperkit.load("ckpt.pt")("chair.png")``.
+    """Load a checkpoint for use: ``field = hyperkit.load("ckpt.pt")("chair.png")``; a sound for audio models.
 
     Args:
         path: a checkpoint, or the folder of a run (its best checkpoint).

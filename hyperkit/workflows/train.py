@@ -12,14 +12,13 @@ from hyperkit.backbones.build import require_weights
 from hyperkit.errors import HyperkitError
 from hyperkit.reports.plots import training_curves
 from hyperkit.reports.tables import write_results
-from hyperkit.tasks.nvs import NVSTask
 from hyperkit.training.loop import FitResult, fit
 from hyperkit.training.progress import ProgressSink
 from hyperkit.training.run_directory import RunDirectory, read_config
 from hyperkit.workflows.configure import from_recipe, from_stored
-from hyperkit.workflows.evaluate import RunResult, measure, write_examples
+from hyperkit.workflows.evaluate import RunResult, measure
 from hyperkit.workflows.load import open_checkpoint
-from hyperkit.workflows.render import ViewOptions, first_field, write_views
+from hyperkit.workflows.presenters import presenter_of
 
 _LOG = logging.getLogger("hyperkit")
 
@@ -37,7 +36,7 @@ def train(
     """Train a task by a recipe, evaluate the best checkpoint on the test split, and write pictures.
 
     Args:
-        task: "nvs".
+        task: "nvs", "image" or "audio".
         recipe: a built-in recipe's name, or the path of a YAML file.
         overrides: nested values laid over the recipe, as ``{"backbone": {"name": "clip"}}``.
         out: folder of the run; ``runs/<task>-<time>`` by default. An interrupted run there is gone on with.
@@ -105,11 +104,10 @@ def report(run: RunDirectory, fitted: FitResult) -> RunResult:
     """Evaluate the best checkpoint of a finished run on the test split, and write tables and pictures."""
     loaded = open_checkpoint(run.best if run.best.is_file() else run.last, verb="evaluate")
     task, predictor = loaded.task, loaded.predictor
-    assert isinstance(task, NVSTask)
     _LOG.info("evaluating %s on the test split", loaded.path.name)
-    pairs = task.data().pairs("test", batch_size=loaded.config.evaluation.batch_size)
-    results = measure(task, predictor.model, pairs, "test", predictor.precision)
-    examples = results.pop("_examples")
+    items = task.data().pairs("test", batch_size=loaded.config.evaluation.batch_size)
+    measured = measure(task, predictor, items, "test")
+    results = measured.results
     results |= {
         "evaluation_seconds": results["seconds"],
         "seconds": fitted.seconds,
@@ -119,14 +117,8 @@ def report(run: RunDirectory, fitted: FitResult) -> RunResult:
         "config": loaded.config.model_dump(mode="json"),
     }
     paths = write_results(run.path, results)
-    field, picture = first_field(predictor)
-    media = write_views(field, run.media, picture, ViewOptions(frames=False))
-    files = {
-        "results": paths["md"],
-        "checkpoint": loaded.path,
-        "examples": write_examples(run.media / "examples.png", examples),
-        **media,
-    }
+    files = {"results": paths["md"], "checkpoint": loaded.path, **measured.write(run.media)}
+    files |= presenter_of(task).overview(loaded, run.media)
     curves = run.media / "curves.png"
     constants = {name: values["all"] for name, values in results["constants"].items()}
     if training_curves(run.path / "metrics.jsonl", curves, constants):

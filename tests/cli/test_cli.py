@@ -16,6 +16,8 @@ import yaml
 from hyperkit.cli import app, options
 from hyperkit.config import RECIPES, load_recipe, recipe_names
 from hyperkit.errors import HyperkitError
+from hyperkit.hypernets import ALGORITHMS
+from hyperkit.tasks import TASKS
 from hyperkit.workflows.configure import find_task, from_recipe, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +111,11 @@ def test_flags_win_over_sets_and_steps_replace_epochs() -> None:
         "data": {"resolution": 32, "classes": ["cars", "lamps"]},
         "backbone": {"name": "clip"},
     }
+    unseen = options.overrides(None, "cars", "lamps", data_fraction=0.1, views=2, pose_tokens=True)
+    assert unseen == {
+        "data": {"classes": ["cars"], "test_classes": ["lamps"], "train_fraction": 0.1, "views": 2},
+        "context": {"pose_tokens": True},
+    }
 
 
 RECIPE_FILES = sorted(RECIPES.rglob("*.yaml"))
@@ -116,16 +123,47 @@ RECIPE_FILES = sorted(RECIPES.rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", RECIPE_FILES, ids=lambda p: str(p.relative_to(RECIPES)))
 def test_every_recipe_is_valid_and_says_what_it_is(path: Path) -> None:
-    task_cls = find_task("nvs", "train")
-    config = resolve(task_cls, load_recipe(str(path), "nvs"))
-    training = config.training  # type: ignore[attr-defined]
-    assert None not in (training.learning_rate, training.batch_size, training.schedule)
+    task = path.parent.name if path.parent.name in TASKS else path.stem.strip("_").split("-")[0]
+    task_cls = find_task(task, "train")
+    recipe = load_recipe(str(path), task)
+    variants = [{key: name} for key, table in recipe.get("variants", {}).items() for name in table]
+    for overrides in [{}, *variants]:
+        config = resolve(task_cls, recipe, overrides)
+        training = config.training  # type: ignore[attr-defined]
+        assert None not in (training.learning_rate, training.batch_size, training.schedule)
+        assert all(getattr(config, key) == name for key, name in overrides.items())
     head = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
     if not path.name.startswith("_"):
-        assert "hyperkit train nvs" in head
+        assert f"hyperkit train {task}" in head
     if path.parent.name == "paper" and not path.name.startswith("_"):
-        assert re.search(r"Table", head)
-        assert "PSNR" in head
+        assert re.search(r"Table|Figure 2", head)
+        assert "PSNR" in head or "plot" in head
+
+
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_an_algorithm_takes_its_own_settings_from_the_recipe(algorithm: str) -> None:
+    _, config = from_recipe("nvs", "paper/_nvs-base", {"algorithm": algorithm, "backbone": {"name": "random"}}, "train")
+    if algorithm == "ipc":
+        assert (config.hypernet.rank, config.hypernet.layer) == (256, 1)
+        with pytest.raises(HyperkitError, match=r"unknown key 'groups'; allowed: gain, layer, normalize, rank"):
+            from_recipe("nvs", "quickstart", {"algorithm": "ipc", "hypernet": {"groups": 3}}, "train")
+    else:
+        assert (config.hypernet.groups, config.hypernet.grouping) == (32, "blocks")
+
+
+def test_what_a_recipe_sets_itself_wins_over_its_variants() -> None:
+    _, config = from_recipe("image", "paper/image-groups-4", None, "train")
+    assert config.hypernet.groups == 4
+    assert (config.target.coordinates, config.target.encoding.scale) == (2, "pi")
+
+
+def test_the_rows_of_table_9_never_test_on_a_class_that_they_train_on() -> None:
+    names = [name for name in recipe_names("nvs") if "table9" in name]
+    assert len(names) == 12
+    for name in names:
+        data = from_recipe("nvs", name, None, "train")[1].data
+        assert len(data.classes) == 2
+        assert not set(data.classes) & set(data.test_classes)
 
 
 @pytest.mark.parametrize(
@@ -184,5 +222,5 @@ def test_readme_commands_are_real(line: str) -> None:
     assert context.params
     given = context.params
     if verb == "train" and given["recipe"]:
-        assert load_recipe(given["recipe"], "nvs")
+        assert load_recipe(given["recipe"], given["task"])
     yaml.safe_dump({k: str(v) for k, v in given.items()})

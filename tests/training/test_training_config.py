@@ -29,7 +29,7 @@ def test_durations_that_cannot_be_read_are_named(text: str) -> None:
 
 def test_a_bad_time_is_named_among_the_problems_of_a_config() -> None:
     with pytest.raises(HyperkitError, match=r"training\.max_time.*'5x' is not a time"):
-        validate(run_config_model(ToyTask), {"training": {"max_time": "5x"}})
+        validate(run_config_model(ToyTask, {}), {"training": {"max_time": "5x"}})
 
 
 def test_steps_and_epochs_exclude_one_another_and_one_is_needed() -> None:
@@ -48,7 +48,7 @@ def test_defaults_fill_only_what_is_unset() -> None:
 
 
 def test_a_run_config_survives_yaml() -> None:
-    model = run_config_model(ToyTask)
+    model = run_config_model(ToyTask, {})
     config = validate(model, {"noise": 0.5, "training": {"steps": 3, "precision": 32, "max_time": "1h"}})
     assert config.training.precision == "32"  # type: ignore[attr-defined]
     assert validate(model, yaml.safe_load(to_yaml(config))) == config
@@ -56,4 +56,4 @@ def test_a_run_config_survives_yaml() -> None:
 
 def test_a_misspelt_training_key_names_the_nearest() -> None:
     with pytest.raises(HyperkitError, match="did you mean 'learning_rate'"):
-        validate(run_config_model(ToyTask), {"training": {"learnig_rate": 3}})
+        validate(run_config_model(ToyTask, {}), {"training": {"learnig_rate": 3}})

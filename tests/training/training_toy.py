@@ -107,7 +107,7 @@ QUIET = {"training": {"tensorboard": False, "device": "cpu", "precision": "32", 
 
 def resolve(values: Mapping[str, Any]) -> Any:
     """Return the resolved configuration of a toy run."""
-    config = validate(run_config_model(ToyTask), merge(QUIET, values))
+    config = validate(run_config_model(ToyTask, {}), merge(QUIET, values))
     filled = fill_defaults(config.training, learning_rate=1e-2, batch_size=8, schedule="constant")
     return config.model_copy(update={"training": filled})
 

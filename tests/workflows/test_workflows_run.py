@@ -18,7 +18,7 @@ from hyperkit.training.checkpoints import load_checkpoint
 from hyperkit.workflows.evaluate import RunResult, evaluate
 from hyperkit.workflows.finetune import finetune
 from hyperkit.workflows.load import find_checkpoint
-from hyperkit.workflows.render import ViewOptions, render
+from hyperkit.workflows.render import RenderOptions, render
 from hyperkit.workflows.train import train
 
 
@@ -110,7 +110,7 @@ def test_render_works_from_the_checkpoint_alone(
     alone = tmp_path / "alone.pt"
     shutil.copy(run.run / "checkpoints" / "best.pt", alone)
     monkeypatch.setenv("HYPERKIT_CACHE", str(tmp_path / "empty"))
-    result = render(alone, ViewOptions(views=3), out=tmp_path / "out", weights_out=tmp_path / "net.safetensors")
+    result = render(alone, RenderOptions(views=3), out=tmp_path / "out", weights_out=tmp_path / "net.safetensors")
     frames = sorted((tmp_path / "out" / "frames").glob("*.png"))
     assert len(frames) == 3
     assert len(list((tmp_path / "out" / "depth").glob("*.png"))) == 3
@@ -127,13 +127,13 @@ def test_render_works_from_the_checkpoint_alone(
 
 def test_render_from_an_object_and_from_a_picture(run: RunResult, tmp_path: Path) -> None:
     found = render(
-        run.run, ViewOptions(views=1), object_id="chairs/" + object_of(run, "chairs"), out=tmp_path / "o", tto=2
+        run.run, RenderOptions(views=1), object_id="chairs/" + object_of(run, "chairs"), out=tmp_path / "o", tto=2
     )
     assert found.source.startswith("chairs/")
     picture = np.full((60, 90, 3), 255, np.uint8)
     picture[20:50, 30:70] = (10, 120, 200)
     Image.fromarray(picture).save(tmp_path / "mine.png")
-    assert render(run.run, ViewOptions(views=1), image=tmp_path / "mine.png", out=tmp_path / "p").source == "mine"
+    assert render(run.run, RenderOptions(views=1), image=tmp_path / "mine.png", out=tmp_path / "p").source == "mine"
     with pytest.raises(HyperkitError, match="camera of the input"):
         render(run.run, image=tmp_path / "mine.png", tto=3)
     with pytest.raises(HyperkitError, match="no object 'chairs/none'"):
@@ -141,7 +141,7 @@ def test_render_from_an_object_and_from_a_picture(run: RunResult, tmp_path: Path
     with pytest.raises(HyperkitError, match="carries 6 inputs"):
         render(run.run, sample=99)
     with pytest.raises(HyperkitError, match="no mesh format"):
-        render(run.run, mesh=tmp_path / "a.stp")
+        render(run.run, RenderOptions(mesh=tmp_path / "a.stp"))
 
 
 def object_of(run: RunResult, class_name: str) -> str:
@@ -156,7 +156,8 @@ def test_mesh_is_written_whole(run: RunResult, tmp_path: Path) -> None:
     field = model(torch.rand(3, 32, 32))
     density = float(field.density_grid(16).median())
     path = tmp_path / "m.glb"
-    render(run.run, ViewOptions(views=1), mesh=path, mesh_threshold=density, mesh_resolution=16, out=tmp_path / "o")
+    surface = RenderOptions(views=1, mesh=path, mesh_threshold=density, mesh_resolution=16)
+    render(run.run, surface, out=tmp_path / "o")
     assert len(trimesh.load(path, force="mesh").faces) > 0
 
 
@@ -169,7 +170,7 @@ def test_three_lines_in_a_notebook(run: RunResult) -> None:
 
 def test_a_picture_changes_its_own_field_only(run: RunResult) -> None:
     model = hyperkit.load(run.run, precision="32")
-    pictures = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    pictures = torch.rand(3, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     together = model.generate(pictures)
     alone = model.generate(pictures[1:2])
     torch.testing.assert_close(together.select(1).pack(), alone.pack(), atol=1e-5, rtol=1e-4)

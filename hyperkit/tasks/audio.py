@@ -1,0 +1,143 @@
+"""Audio reconstruction: a clip of sound in, the network that reproduces its waveform out (IPC; P, table 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import SerializeAsAny
+from torch import Tensor, nn
+
+from hyperkit.adapt import Observations, TTOConfig, observed_sound
+from hyperkit.backbones import BackboneConfig
+from hyperkit.config import PartConfig
+from hyperkit.contracts import Batch, Scores
+from hyperkit.data.sounds import SoundData, SoundDataConfig
+from hyperkit.hypernets import HypernetConfig, TransINRConfig
+from hyperkit.metrics.sound import SoundMetrics
+from hyperkit.models.inr_hypernet import INRHypernet
+from hyperkit.models.predictor import SoundPredictor
+from hyperkit.renderers import PointsConfig
+from hyperkit.targets.encoding import EncodingConfig
+from hyperkit.targets.mlp import MLPConfig
+from hyperkit.tasks.inr import Example, INRConfig, INRTask, Output
+
+NETWORK = MLPConfig(
+    coordinates=1,
+    outputs=1,
+    depth=5,
+    width=256,
+    encoding=EncodingConfig(frequencies=2048, max_log2=10.0, scale="pi"),
+)
+"""IPC's network for sounds: five layers of 256, frequencies exp(linspace(0, ln 1024, 2048)) pi."""
+
+
+class AudioConfig(INRConfig):
+    """The sections of the task; training has its own."""
+
+    data: SoundDataConfig = SoundDataConfig()
+    backbone: BackboneConfig = BackboneConfig(name="patches-nano")
+    hypernet: SerializeAsAny[HypernetConfig] = TransINRConfig()
+    target_kind: str = "mlp"
+    target: SerializeAsAny[PartConfig] = NETWORK
+    renderer: PointsConfig = PointsConfig()
+
+
+class AudioTask(INRTask):
+    """Audio reconstruction."""
+
+    name = "audio"
+    config_model = AudioConfig
+    verbs: ClassVar[frozenset[str]] = frozenset({"prepare", "train", "finetune", "evaluate", "render"})
+    reads = "sound"
+    target_kinds = ("mlp",)
+    signal = (1, 1)
+
+    config: AudioConfig
+
+    def open_data(self) -> SoundData:
+        """Open the sounds; see ``SoundData``."""
+        return SoundData(self.config.data, self.seed, self.data_progress)
+
+    def backbone_config(self) -> BackboneConfig:
+        """Return the backbone's configuration with the data's sample rate."""
+        return self.config.backbone.model_copy(update={"sample_rate": self.config.data.rate})
+
+    def observations(self, context: Tensor, cameras: Any, config: TTOConfig) -> Observations:
+        """Return samples of the clip."""
+        return observed_sound(context, config)
+
+    def meter(self, device: torch.device | str) -> SoundMeter:
+        """Return PSNR, SI-SDR and log-spectral distance."""
+        return SoundMeter(device, self.config.data.rate)
+
+    def quick_meter(self, device: torch.device | str) -> SoundMeter:
+        """Return PSNR."""
+        return SoundMeter(device, self.config.data.rate, ("psnr",))
+
+    def media(self, model: nn.Module, batch: Batch) -> Mapping[str, np.ndarray]:
+        """Return nothing: curves are drawn from the metrics, and clips are written at the end."""
+        return {}
+
+    def write_examples(self, path: Path, batch: Batch, output: Output, examples: Sequence[Example]) -> Path:
+        """Write waveforms and spectrograms of a few clips beside the originals."""
+        from hyperkit.reports.sound import SoundExample, sound_examples
+
+        prediction, truth = output.values[..., 0].float().cpu(), batch.truth[..., 0].cpu()
+        rows = [
+            SoundExample(
+                one.title, truth[one.index].numpy(), prediction[one.index].numpy(), one.psnr, batch.ids[one.index]
+            )
+            for one in examples
+        ]
+        sound_examples(path, rows, self.config.data.rate)
+        return path
+
+    def predictor(self, model: INRHypernet, precision: torch.dtype, samples: Mapping[str, Any]) -> SoundPredictor:
+        """Wrap a trained model for use on sounds."""
+        data = self.config.data
+        return SoundPredictor(model, precision, samples, data.rate, data.length, data.first)
+
+    def samples(self) -> dict[str, Any]:
+        """Return a few held-out clips, so that a checkpoint works alone."""
+        found = self._data.samples(6)
+        return {
+            "ids": [sample["id"] for sample in found],
+            "classes": [sample["class"] for sample in found],
+            "waveforms": torch.stack([sample["waveform"] for sample in found]),
+        }
+
+
+class SoundMeter:
+    """``SoundMetrics`` of whole clips.
+
+    Args:
+        device: where the metrics are computed.
+        rate: samples per second.
+        names: which metrics; None: all.
+    """
+
+    def __init__(self, device: torch.device | str, rate: int, names: Sequence[str] | None = None) -> None:
+        self._metrics = SoundMetrics(device) if names is None else SoundMetrics(device, names)
+        self._rate = rate
+        self.unavailable, self.weights, self.notes = (
+            self._metrics.unavailable,
+            self._metrics.weights,
+            self._metrics.notes,
+        )
+
+    def update(self, output: Output, batch: Batch) -> Scores:
+        """Take in one batch and return its scores."""
+        prediction, truth = output.values[..., 0].float(), batch.truth[..., 0]
+        return self._metrics.update(prediction, truth, batch.ids, batch.classes, self._rate)
+
+    def scores(self) -> Scores:
+        """Return the per-item values of all batches so far."""
+        return self._metrics.scores()
+
+    def distribution(self) -> Mapping[str, Mapping[str, float | None]]:
+        """Return nothing: no metric of sounds is one of a whole set."""
+        return self._metrics.distribution()
