@@ -40,10 +40,13 @@ class ObjectiveConfig(PartConfig):
             error, as in the papers. ``psnr``: the mean over items of 10 log10 of each one's error, which is what is
             reported; items that are hard count no more than those that are easy. ``nll``: the Gaussian's negative
             log-likelihood.
+        beta: with ``nll``: weighs each value by deviation^(2 beta), from 0 (the likelihood itself, as in PONP) to 1 (the
+            mean is trained as by the squared error); see ``objectives.gaussian_nll``.
         fog: weight of a penalty on half-transparent rays; for radiance fields.
     """
 
     loss: Literal["auto", "mse", "psnr", "nll"] = "auto"
+    beta: float = ConfigField(default=0.0, ge=0, le=1)
     fog: float = ConfigField(default=0.0, ge=0)
 
 
@@ -253,8 +256,9 @@ class INRTask(Task):
         logs = {"mse": error.detach().mean(), "psnr": -decibels.detach().mean()}
         if kind == "nll" or (kind == "auto" and output.deviation is not None):
             assert output.deviation is not None
-            loss = gaussian_nll(output.values, output.deviation, batch.truth).mean()
-            logs["nll"] = loss.detach()
+            found = (output.values, output.deviation, batch.truth)
+            loss = gaussian_nll(*found, beta=self.config.objective.beta).mean()
+            logs["nll"] = gaussian_nll(*found).detach().mean()
         else:
             loss = decibels.mean() if kind == "psnr" else error.mean()
         if self.config.objective.fog and isinstance(output, Rendered):

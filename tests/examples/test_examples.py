@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", ["from_python.py", "from_shell.sh"])
+@pytest.mark.parametrize("name", ["from_python.py", "from_shell.sh", "pictures_and_sounds.py"])
 def test_example_runs(name: str, tmp_path: Path) -> None:
     # `hyperkit` on the path is this interpreter's, as it is after an installation
     tool = tmp_path / "bin" / "hyperkit"

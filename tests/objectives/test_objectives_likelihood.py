@@ -59,3 +59,14 @@ def test_low_precision_is_computed_in_float32() -> None:
     got = gaussian_nll(mean, deviation, truth)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, gaussian_nll(mean.float(), deviation.float(), truth.float()), atol=0, rtol=0)
+
+
+def test_with_beta_one_the_mean_is_trained_as_by_the_squared_error() -> None:
+    mean, deviation, truth = (t.double() for t in numbers((2, 30, 3)))
+    mean.requires_grad_(True)
+    deviation.requires_grad_(True)
+    by_mean, by_deviation = torch.autograd.grad(gaussian_nll(mean, deviation, truth, beta=1.0).sum(), (mean, deviation))
+    squared = 0.5 * (truth - mean).square().flatten(1).mean(1).sum()
+    torch.testing.assert_close(by_mean, torch.autograd.grad(squared, mean)[0])
+    plain = torch.autograd.grad(gaussian_nll(mean, deviation, truth).sum(), deviation)[0]
+    torch.testing.assert_close(by_deviation, plain * deviation.detach() ** 2)
