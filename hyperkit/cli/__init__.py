@@ -20,7 +20,7 @@ from hyperkit.errors import HyperkitError
 
 app = typer.Typer(
     name="hyperkit",
-    help="Networks that write networks: one picture in, a radiance field out.",
+    help="Networks that write networks: a picture or a sound in, the network that reproduces it out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,15 +39,15 @@ def _version(value: bool) -> None:
 def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
-    """Networks that write networks: one picture in, a radiance field out."""
+    """Networks that write networks: a picture or a sound in, the network that reproduces it out."""
 
 
 for command, summary in (
     (prepare, "Make, convert, check or download data and weights."),
-    (train, "Train a hypernetwork and report it on held-out objects."),
+    (train, "Train a hypernetwork and report it on held-out items."),
     (finetune, "Go on from a checkpoint on other data or with another strategy."),
-    (evaluate, "Measure a checkpoint: PSNR, SSIM, LPIPS, FID, per class."),
-    (render, "Render an object from all sides; mesh and weights too."),
+    (evaluate, "Measure a checkpoint on held-out items, per class."),
+    (render, "Render an object, a picture or a sound; weights too."),
 ):
     app.command(short_help=summary)(command)
 

@@ -265,4 +265,5 @@ def draw_spectrogram(axes: Any, levels: NDArray[np.float64], rate: int, count: i
     image = axes.imshow(levels, origin="lower", aspect="auto", extent=extent, cmap=COLOURS, vmin=top - RANGE, vmax=top)
     axes.set_xlim(0, count / rate)
     axes.set_ylim(0, highest)
+    axes.locator_params(axis="x", nbins=3)  # the panels are narrow: more labels would touch
     return image

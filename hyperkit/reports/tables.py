@@ -247,10 +247,12 @@ def render_rich_table(results: Mapping[str, Any], split: str | None = None) -> T
         title=f"{split} results", caption=caption, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0)
     )
     table.add_column(headings[0], overflow="fold")
-    for index, heading in enumerate(headings[1:], start=1):
+    # a metric that no row has is left to the notes: its column would squeeze the others
+    shown = [i for i in range(1, len(headings)) if any(row[i] != _MISSING for row in rows)]
+    for index in shown:
         # headings may wrap between words, values never
-        widest = max(map(len, [*heading.split(" "), *(row[index] for row in rows)]))
-        table.add_column(Text(heading), justify="right", min_width=widest)
+        widest = max(map(len, [*headings[index].split(" "), *(row[index] for row in rows)]))
+        table.add_column(Text(headings[index]), justify="right", min_width=widest)
     for row, label in zip(rows, clean[split], strict=True):
-        table.add_row(*row, style="bold" if label == ALL else None)
+        table.add_row(row[0], *(row[i] for i in shown), style="bold" if label == ALL else None)
     return table
