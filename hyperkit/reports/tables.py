@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperkit.contracts import Scores
 from hyperkit.files import write_text
 from hyperkit.metrics.aggregate import ALL, CLASS_MEAN, better_constant, mean
 from hyperkit.metrics.catalogue import CATALOGUE, format_value, metric_label
@@ -53,6 +54,24 @@ def write_results(folder: str | os.PathLike[str], results: Mapping[str, Any]) ->
     for kind, text in texts.items():
         write_text(paths[kind], text)
     return paths
+
+
+def write_items(path: str | os.PathLike[str], scores: Scores) -> Path:
+    """Write one row per item, in the order of evaluation: id, class and its metrics, for paired comparisons.
+
+    Args:
+        path: the CSV file.
+        scores: of all items; a value that is None is an empty cell.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("id", "class", *scores.values))
+    classes = scores.classes or ("",) * len(scores.ids)
+    for index, (name, label) in enumerate(zip(scores.ids, classes, strict=True)):
+        values = (column[index] for column in scores.values.values())
+        writer.writerow((name, label, *("" if v is None else repr(float(v)) for v in values)))
+    write_text(Path(path), buffer.getvalue())
+    return Path(path)
 
 
 def plain_results(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from hyperkit.metrics.calibration import Calibration
 from hyperkit.models import Predictor
 from hyperkit.reports.pictures import pick_examples
 from hyperkit.reports.signals import calibration_figure
-from hyperkit.reports.tables import plain_results, render_rich_table, write_results
+from hyperkit.reports.tables import plain_results, render_rich_table, write_items, write_results
 from hyperkit.tasks.inr import EvaluationItems, Example, INRTask
 from hyperkit.workflows.load import home_of, open_checkpoint
 
@@ -173,7 +173,10 @@ def measure(
     model.train(was_training)
 
     def write(folder: Path) -> dict[str, Path]:
-        files = {"examples": task.write_examples(folder / "examples.png", shown, output, examples)}
+        files = {
+            "items": write_items(folder / "items.csv", scores),
+            "examples": task.write_examples(folder / "examples.png", shown, output, examples),
+        }
         if calibration is not None:
             files["calibration"] = calibration_figure(folder / "calibration.png", calibration)
         return files

@@ -1,5 +1,6 @@
 """One small run, used in every way: train, evaluate, render, finetune, resume, load, in Python and in the shell."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -72,6 +73,11 @@ def test_evaluate_gives_the_runs_own_numbers(run: RunResult, tmp_path: Path) -> 
     assert again.results["test"]["all"]["psnr"] == pytest.approx(run.results["test"]["all"]["psnr"], abs=1e-4)
     assert again.results["pairs"] == run.results["pairs"]
     assert (tmp_path / "examples.png").is_file()
+    with (tmp_path / "items.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == again.results["test"]["all"]["n"]
+    cars = [float(row["psnr"]) for row in rows if row["class"] == "cars"]
+    assert sum(cars) / len(cars) == pytest.approx(again.results["test"]["cars"]["psnr"], abs=1e-9)
 
 
 def test_evaluate_options_take_effect(run: RunResult, tmp_path: Path) -> None:
