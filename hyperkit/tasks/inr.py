@@ -148,6 +148,8 @@ class INRTask(Task):
     reads: ClassVar[str]
     """What its backbones read: "picture" or "sound"."""
     target_kinds: ClassVar[tuple[str, ...]]
+    has_cameras: ClassVar[bool] = False
+    """Whether its contexts come with cameras."""
     signal: ClassVar[tuple[int, int] | None] = None
     """Coordinates and values of the network, where it is an MLP on coordinates."""
 
@@ -191,6 +193,11 @@ class INRTask(Task):
             raise HyperkitError(
                 f"The backbone {config.backbone.name!r} reads {reads}s, and the task {cls.name!r} gives {cls.reads}s.",
                 f"Allowed: {', '.join(fitting)}{more}.",
+            )
+        if config.context.pose_tokens and not cls.has_cameras:
+            raise HyperkitError(
+                f"Pose tokens carry the rays of cameras, and the task {cls.name!r} has none.",
+                "Leave --pose-tokens (context.pose_tokens) out.",
             )
         signal = (getattr(config.target, "coordinates", None), getattr(config.target, "outputs", None))
         if cls.signal is not None and signal != cls.signal:

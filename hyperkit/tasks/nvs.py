@@ -46,6 +46,7 @@ class NVSTask(INRTask):
     config_model = NVSConfig
     verbs: ClassVar[frozenset[str]] = frozenset({"prepare", "train", "finetune", "evaluate", "render"})
     reads = "picture"
+    has_cameras = True
     target_kinds = ("radiance_field", "hash_grid")
 
     config: NVSConfig

@@ -153,6 +153,11 @@ def test_backbones_of_the_other_kind_are_refused_by_name() -> None:
         build("nvs", backbone={"name": "whisper-base"})
 
 
+def test_poses_where_there_are_no_cameras_are_refused() -> None:
+    with pytest.raises(HyperkitError, match="the task 'audio' has none"):
+        build("audio", context={"pose_tokens": True})
+
+
 def test_a_likelihood_without_deviation_is_refused() -> None:
     with pytest.raises(HyperkitError, match="objective.loss=nll needs a deviation"):
         build("image", objective={"loss": "nll"})
