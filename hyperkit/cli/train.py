@@ -42,7 +42,7 @@ def train(
     \b
     hyperkit train nvs --backbone clip --data shapenet --out runs/clip
     hyperkit train image --data photographs
-    hyperkit train audio --backbone whisper-base --algorithm ipc --data LibriSpeech
+    hyperkit train audio --recipe paper/audio-table5-base --data LibriSpeech
     """
     from hyperkit.cli.bars import CountedProgress
     from hyperkit.training.progress import make_progress

@@ -163,7 +163,7 @@ def _cells(results: Mapping[str, Any], split: str, errors: bool = True) -> tuple
     headings += [f"PSNR of {'mean picture' if c == 'mean' else c} (dB)" for c in columns]
     if gains:
         headings.append("gain (dB) ↑")
-        notes.append("gain: PSNR above that of the better constant picture, chosen for each class.")
+        notes.append("gain: PSNR above that of the better constant, chosen for each class.")
     rows = []
     for label, group in groups.items():
         row = [_GROUP_NAMES.get(label, label), str(group.get("n", ""))]

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from hyperkit.adapt import Observations, TTOConfig, observed_sound
 from hyperkit.backbones import BackboneConfig
-from hyperkit.config import PartConfig
+from hyperkit.config import PartConfig, merge
 from hyperkit.contracts import Batch, Scores
 from hyperkit.data.sounds import SoundData, SoundDataConfig
+from hyperkit.errors import HyperkitError
 from hyperkit.hypernets import HypernetConfig, TransINRConfig
 from hyperkit.metrics.sound import SoundMetrics
 from hyperkit.models.inr_hypernet import INRHypernet
@@ -62,9 +63,24 @@ class AudioTask(INRTask):
         """Open the sounds; see ``SoundData``."""
         return SoundData(self.config.data, self.seed, self.data_progress)
 
-    def backbone_config(self) -> BackboneConfig:
-        """Return the backbone's configuration with the data's sample rate."""
-        return self.config.backbone.model_copy(update={"sample_rate": self.config.data.rate})
+    @classmethod
+    def complete(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the backbone the data's sample rate, and name one that reads sounds."""
+        completed = super().complete(values)
+        data, backbone = (cls.config_model.model_fields[name].default for name in ("data", "backbone"))
+        rate = completed.get("data", {}).get("rate", data.rate)
+        return merge({"backbone": {"name": backbone.name, "sample_rate": rate}}, completed)
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Refuse a backbone that takes the sounds for ones of another rate."""
+        super().check(config)
+        if config.backbone.sample_rate != config.data.rate:
+            raise HyperkitError(
+                f"The backbone reads {config.backbone.sample_rate} samples per second, and data.rate is "
+                f"{config.data.rate}.",
+                "A model keeps the rate that it was trained at; to train at another one, set data.rate alone.",
+            )
 
     def observations(self, context: Tensor, cameras: Any, config: TTOConfig) -> Observations:
         """Return samples of the clip."""

@@ -40,8 +40,8 @@ class ObjectiveConfig(PartConfig):
             error, as in the papers. ``psnr``: the mean over items of 10 log10 of each one's error, which is what is
             reported; items that are hard count no more than those that are easy. ``nll``: the Gaussian's negative
             log-likelihood.
-        beta: with ``nll``: weighs each value by deviation^(2 beta), from 0 (the likelihood itself, as in PONP) to 1 (the
-            mean is trained as by the squared error); see ``objectives.gaussian_nll``.
+        beta: with ``nll``: weighs each value by deviation^(2 beta), from 0 (the likelihood itself, as in PONP) to 1
+            (the mean is trained as by the squared error); see ``objectives.gaussian_nll``.
         fog: weight of a penalty on half-transparent rays; for radiance fields.
     """
 
@@ -206,6 +206,16 @@ class INRTask(Task):
                 f"target says {signal[0]} to {signal[1]}.",
                 "Leave target.coordinates and target.outputs alone.",
             )
+        likelihood = config.objective.loss in ("auto", "nll") and cls.gives_deviation(config)
+        if config.objective.beta and not likelihood:
+            raise HyperkitError(
+                "objective.beta weighs a likelihood, and this run maximises none.",
+                "Set objective.beta=0, or choose --algorithm ponp with objective.loss=auto or nll.",
+            )
+        if config.objective.fog and not cls.has_cameras:
+            raise HyperkitError(
+                f"objective.fog is for radiance fields, and the task {cls.name!r} has none.", "Set objective.fog=0."
+            )
         if config.objective.loss == "nll" and not cls.gives_deviation(config):
             raise HyperkitError(
                 f"objective.loss=nll needs a deviation, and {config.algorithm!r} gives none.",
@@ -237,17 +247,13 @@ class INRTask(Task):
         target: Target = TARGETS.load(self.config.target_kind)(config)
         return target
 
-    def backbone_config(self) -> BackboneConfig:
-        """Return the backbone's configuration, with what the data decides filled in."""
-        config: BackboneConfig = self.config.backbone
-        return config
-
     def build_model(self, load_weights: bool = True) -> INRHypernet:
         """Build backbone, hypernetwork and target."""
-        backbone = build_backbone(self.backbone_config(), load_weights=load_weights)
+        backbone = build_backbone(self.config.backbone, load_weights=load_weights)
         target = self.build_target()
         hypernet: Hypernet = ALGORITHMS.load(self.config.algorithm)(self.config.hypernet, target.spec, backbone.width)
-        context = ContextTokens(self.config.context, backbone.width, getattr(self.config.data, "views", 1))
+        views = getattr(self.config.data, "views", 1)  # pictures and sounds come one at a time
+        context = ContextTokens(self.config.context, backbone.width, views)
         return INRHypernet(backbone, hypernet, target, self.config.renderer, context)
 
     def jitter(self, batch: Batch, rng: StepRandom) -> Tensor | None:

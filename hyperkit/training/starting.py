@@ -54,7 +54,10 @@ def load_initial(model: nn.Module, initial: Mapping[str, Tensor]) -> None:
     try:
         missing, unexpected = model.load_state_dict(dict(initial), strict=False)
     except RuntimeError as error:
-        raise HyperkitError(f"The weights to start from do not fit the model: {error}") from error
+        raise HyperkitError(
+            f"The weights to start from do not fit the model: {error}",
+            "Keep the model's structure (backbone, algorithm, target, views) as in the checkpoint.",
+        ) from error
     if unexpected:
         raise HyperkitError(
             f"The weights to start from hold {len(unexpected)} tensors that the model has no place for: "

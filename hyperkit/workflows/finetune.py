@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from hyperkit.backbones import resolve_strategy
 from hyperkit.config import merge
+from hyperkit.errors import HyperkitError
 from hyperkit.training.checkpoints import Checkpoint, load_checkpoint, restore_slim
 from hyperkit.training.progress import ProgressSink
 from hyperkit.workflows.configure import from_stored
@@ -45,9 +47,21 @@ def finetune(
     stored = load_checkpoint(file)
     start = {"data": {"foreground_epochs": 0.0}} if "foreground_epochs" in stored.config["data"] else {}
     changes = merge(start, overrides or {})
+    _same_structure(file, stored.config, changes)
     task_cls, config = from_stored(stored.config, changes, "finetune")
     initial = _start(stored, config)
     return run_training(task_cls, config, out, False, progress, data_progress, initial)
+
+
+def _same_structure(file: Path, stored: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    for section, name in ((None, "algorithm"), (None, "target_kind"), ("backbone", "name")):
+        before, after = ((v.get(section, {}) if section else v).get(name) for v in (stored, changes))
+        if after is not None and after != before:
+            key = f"{section}.{name}" if section else name
+            raise HyperkitError(
+                f"Finetuning keeps the {key} of its checkpoint: {file} has {before!r}, not {after!r}.",
+                "Train a new model with hyperkit train.",
+            )
 
 
 def _start(stored: Checkpoint, config: Any) -> Mapping[str, Tensor]:

@@ -73,7 +73,15 @@ def open_checkpoint(
     model = task.build_model(load_weights=checkpoint.slim is not None)
     if checkpoint.slim is not None:
         checkpoint = restore_slim(checkpoint, model.state_dict())
-    model.load_state_dict(checkpoint.weights())
+    try:
+        model.load_state_dict(checkpoint.weights())
+    except RuntimeError as error:
+        changed = " with what was set beside it" if overrides else ""
+        raise HyperkitError(
+            f"{file} does not fit the model that its configuration{changed} builds: {error}",
+            "Leave out --set values that change the model: its structure, sample rate and number of views are fixed by "
+            "training (for fewer views, --views N). Without any, the file is of another version of hyperkit.",
+        ) from error
     device = resolve_device(config.training.device)
     precision = resolve_precision(config.training.precision, device)
     model.to(device).eval().requires_grad_(False)

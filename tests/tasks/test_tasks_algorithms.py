@@ -158,6 +158,20 @@ def test_poses_where_there_are_no_cameras_are_refused() -> None:
         build("audio", context={"pose_tokens": True})
 
 
+def test_settings_without_effect_are_refused() -> None:
+    with pytest.raises(HyperkitError, match=r"objective\.beta weighs a likelihood"):
+        build("image", objective={"beta": 0.5})
+    with pytest.raises(HyperkitError, match=r"objective\.fog is for radiance fields"):
+        build("audio", objective={"fog": 0.5})
+
+
+def test_sound_backbones_read_at_the_rate_of_the_data() -> None:
+    made, _ = build("audio", data={"rate": 1000})
+    assert made.config.backbone.sample_rate == 1000
+    with pytest.raises(HyperkitError, match="reads 16000 samples per second, and data.rate is 2000"):
+        build("audio", backbone={"sample_rate": 16000})
+
+
 def test_a_likelihood_without_deviation_is_refused() -> None:
     with pytest.raises(HyperkitError, match="objective.loss=nll needs a deviation"):
         build("image", objective={"loss": "nll"})

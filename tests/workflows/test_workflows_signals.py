@@ -149,6 +149,15 @@ def test_finetuning_goes_on_from_a_run_on_sounds(audio: RunResult, tmp_path: Pat
     assert tuned.results["test"]["chirp"]["psnr"] == pytest.approx(audio.results["test"]["chirp"]["psnr"], abs=1e-2)
 
 
+def test_a_model_keeps_its_structure(audio: RunResult, views: RunResult, tmp_path: Path) -> None:
+    with pytest.raises(HyperkitError, match="data.rate is 1000"):
+        evaluate(audio.run, overrides={"data": {"rate": 1000}}, out=tmp_path / "a")
+    with pytest.raises(HyperkitError, match="does not fit the model that its configuration with what was set"):
+        evaluate(views.run, overrides={"data": {"views": 3}}, out=tmp_path / "b")
+    with pytest.raises(HyperkitError, match="keeps the algorithm of its checkpoint: .* has 'ponp', not 'ipc'"):
+        finetune(audio.run, overrides={"algorithm": "ipc"}, out=tmp_path / "c")
+
+
 def test_more_views_keep_the_same_targets(views: RunResult, tmp_path: Path) -> None:
     one = evaluate(views.run, views=1, out=tmp_path / "1").results
     two = evaluate(views.run, views=2, out=tmp_path / "2").results
