@@ -94,6 +94,10 @@ class ImageData(SignalData):
     def _framing(self) -> str:
         return f"{self._pack_name()} {self.size}"
 
+    def read_as(self) -> str:
+        """Say at which size files are decoded."""
+        return f"squares of {self.size} pixels, from a shorter side of {self.config.resize or self.size}"
+
     def _mark_notes(self, marked: dict[str, list[str]]) -> list[str]:
         small = marked.get(ENLARGED, [])
         length = self.config.resize or self.size
@@ -134,19 +138,19 @@ class ImageData(SignalData):
         """Return the PSNR of constant answers over the items that ``pairs`` gives.
 
         Returns:
-            {"mean": scores, "own mean": scores}: of the mean of all training pictures (their middle squares), and of
-            each picture's own mean colour; scores are class -> dB, and "all".
+            {"mean": scores, "own mean": scores}: of the mean of all training pictures (their middle squares), where
+            there are any, and of each picture's own mean colour; scores are class -> dB, and "all".
         """
         items = self.pairs(split, classes, limit=limit)
-        mean = self.mean_picture().double()
-
-        def to_mean(pictures: Tensor) -> Tensor:
-            return (pictures - mean).square().mean(dim=(1, 2, 3))
+        found = {}
+        if self.train_ids:
+            mean = self.mean_picture().double()
+            found["mean"] = items.scores(lambda pictures: (pictures - mean).square().mean(dim=(1, 2, 3)))
 
         def to_own(pictures: Tensor) -> Tensor:
             return pictures.double().var(dim=(2, 3), correction=0).mean(dim=1)
 
-        return {"mean": self.scores(items, to_mean), "own mean": self.scores(items, to_own)}
+        return found | {"own mean": items.scores(to_own)}
 
     def mean_picture(self) -> Tensor:
         """Return the mean (3, S, S) of the middle squares of all training pictures; kept beside the packed ones."""
@@ -172,7 +176,7 @@ class ImageData(SignalData):
         """
         rows = {name: np.ascontiguousarray(self._fixed_crop(self._rows[name])) for name in self._spread(count)}
         return [
-            {"id": name, "class": self._class[name], "picture": torch.tensor(crop).permute(2, 0, 1).contiguous()}
+            {"id": name, "class": self.class_of[name], "picture": torch.tensor(crop).permute(2, 0, 1).contiguous()}
             for name, crop in rows.items()
         ]
 

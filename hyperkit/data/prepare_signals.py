@@ -12,7 +12,7 @@ from hyperkit.data.layout import Problem
 from hyperkit.data.signals import SignalData
 from hyperkit.data.sounds import SoundData, SoundDataConfig
 from hyperkit.data.splits import SPLITS
-from hyperkit.errors import unknown_name
+from hyperkit.errors import HyperkitError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,18 @@ class SignalReport:
         task: "image" or "audio".
         root: the data set's folder; give it to ``train --data``.
         kind: "pictures" or "sounds".
+        read_as: at which size or rate files were decoded.
         packed: folder of the decoded files, and ``bytes``: how much they take.
         counts: split -> class -> items.
         hashes: split -> SHA-256 of its items' names and contents and of how they are cropped.
         left_out: files that cannot be used, and why.
-        notes: sentences for the user.
+        notes: sentences for the user; among them why the data cannot be trained on, if it cannot.
     """
 
     task: str
     root: str
     kind: str
+    read_as: str
     packed: str
     bytes: int
     counts: dict[str, dict[str, int]]
@@ -60,7 +62,7 @@ def prepare_signals(
         progress: called with (files done, files in all).
 
     Raises:
-        HyperkitError: files cannot be used (all are listed), or nothing is left to train on.
+        HyperkitError: files cannot be used (all are listed).
         RunFailed: the disk is full.
     """
     changed = {} if root is None else {"root": str(root)}
@@ -73,14 +75,20 @@ def prepare_signals(
         data = SoundData(sounds.model_copy(update=changed), seed=0, progress=progress)
     else:
         raise unknown_name("task with files of signals", task, ("image", "audio"))
+    notes = data.notes
+    try:
+        data.check_training()
+    except HyperkitError as error:  # it may be there to be evaluated on
+        notes += (f"cannot be trained on: {error}",)
     return SignalReport(
         task=task,
         root=str(data.root),
         kind=data.kind.name,
+        read_as=data.read_as(),
         packed=str(data.pack.folder),
         bytes=sum(path.stat().st_size for path in data.pack.folder.iterdir()),
         counts=data.counts(),
         hashes={split: data.hash(split) for split in SPLITS if data.splits[split]},
         left_out=data.left_out,
-        notes=data.notes,
+        notes=notes,
     )

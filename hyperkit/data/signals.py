@@ -6,7 +6,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -25,12 +25,11 @@ from hyperkit.data.flat_pack import Decoded, open_flat_pack, refuse
 from hyperkit.data.folders import Kind, divide, find_files, split_hash
 from hyperkit.data.layout import Problem
 from hyperkit.data.nvs import nested_fraction
-from hyperkit.data.pairs import Pair, shuffle_contexts
+from hyperkit.data.signal_items import ItemSet, Shuffle, sources_of
 from hyperkit.data.splits import SPLITS
 from hyperkit.errors import HyperkitError, unknown_name
 
 log = logging.getLogger("hyperkit")
-Shuffle = Literal["none", "class", "all"]
 
 
 class SignalDataConfig(PartConfig):
@@ -75,12 +74,15 @@ class SignalData(ABC):
     Attributes:
         root: the data set's folder.
         classes: classes that are trained on; ``all_classes``: those that are there.
+        test_classes: classes that the test split is evaluated on. Of the configured classes those that are there, or
+            all that are there if none is.
+        class_of: id -> class of each usable item.
         splits: split -> ids of the usable items of all classes; ``train_ids``: those that are trained on.
         left_out: files that cannot be used.
         notes: sentences for the user about splits and files.
 
     Raises:
-        HyperkitError: files are broken, or nothing is left to train on.
+        HyperkitError: files are broken. Whether they suffice for training is asked when training begins.
         RunFailed: the disk is full.
     """
 
@@ -102,20 +104,21 @@ class SignalData(ABC):
         self.left_out = problems
         bad = {problem.path for problem in problems}
         files = [file for file in found.files if str(file.path) not in bad]
-        self._class = {file.id: file.class_name for file in files}
-        self._hashes = {name: self.pack.hashes[self._rows[name]] for name in self._class}
+        self.class_of = {file.id: file.class_name for file in files}
+        self._hashes = {name: self.pack.hashes[self._rows[name]] for name in self.class_of}
         division = divide(files, self._hashes, config.test_fraction, config.val_fraction)
         self.splits = division.ids
-        marked = {word: [n for n in names if n in self._class] for word, names in self.pack.marks.items()}
+        marked = {word: [n for n in names if n in self.class_of] for word, names in self.pack.marks.items()}
         left = (f"{len(problems)} files cannot be used and are left out",) if problems else ()
         told = tuple(self._mark_notes({word: names for word, names in marked.items() if names}))
-        self.notes = found.notes + left + division.notes + told
+        self.all_classes = tuple(sorted(set(self.class_of.values())))
+        self.classes = self._present(config.classes)
+        self.test_classes = self._present(config.test_classes or config.classes)
+        self.notes = found.notes + left + division.notes + told + self._class_notes()
         for note in self.notes:
             log.info("%s: %s", self.root, note)
-        self.all_classes = tuple(sorted(set(self._class.values())))
-        self.classes = self._check_classes(config.classes)
-        self._check_classes(config.test_classes)
         self.train_ids = self._training()
+        self._trainable = False
         self._items = np.array([self._rows[name] for name in self.train_ids], dtype=np.int64)
         self._coordinates = self._grid()
         self._order = lru_cache(maxsize=4)(self._permutation)
@@ -131,6 +134,10 @@ class SignalData(ABC):
     @abstractmethod
     def _framing(self) -> str:
         """Say, for the splits' hashes, what of an item is evaluated."""
+
+    @abstractmethod
+    def read_as(self) -> str:
+        """Say at which size or rate files are decoded."""
 
     @abstractmethod
     def _mark_notes(self, marked: dict[str, list[str]]) -> list[str]:
@@ -178,36 +185,83 @@ class SignalData(ABC):
         """Map the beginning of a reason to what helps against it."""
         return {}
 
-    def _check_classes(self, names: Sequence[str] | None) -> tuple[str, ...]:
-        for name in names or ():
+    def _present(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        # A model can be evaluated on data that lacks classes of its training; training itself asks check_training.
+        return tuple(name for name in names or () if name in self.all_classes) or self.all_classes
+
+    def _class_notes(self) -> tuple[str, ...]:
+        configured = {*(self.config.classes or ()), *(self.config.test_classes or ())}
+        missing = sorted(configured - set(self.all_classes))
+        if not missing:
+            return ()
+        return (f"no {self.kind.name} of {', '.join(missing)} are here; tests take {', '.join(self.test_classes)}",)
+
+    def _check_classes(self, names: Sequence[str]) -> tuple[str, ...]:
+        for name in names:
             if name not in self.all_classes:
                 raise unknown_name("class", name, self.all_classes, f"The data set is {self.root}.")
-        return tuple(names) if names else self.all_classes
+        return tuple(names)
 
     def _of(self, split: str, classes: Sequence[str]) -> list[str]:
         if split not in self.splits:
             raise unknown_name("split", split, SPLITS)
         chosen = set(classes)
-        return [name for name in self.splits[split] if self._class[name] in chosen]
+        return [name for name in self.splits[split] if self.class_of[name] in chosen]
 
     def _training(self) -> tuple[str, ...]:
         by_class: dict[str, list[str]] = {}
         for name in self._of("train", self.classes):
-            by_class.setdefault(self._class[name], []).append(f"item/{name}")
+            by_class.setdefault(self.class_of[name], []).append(f"item/{name}")
         # The first part of a name is what nested_fraction takes for a class.
         parts = [nested_fraction(names, self.config.train_fraction) for names in by_class.values()]
         kept = [name.removeprefix("item/") for part in parts for name in part]
-        if not kept:
+        return tuple(sorted(kept))
+
+    def check_training(self) -> None:
+        """Refuse data that cannot train, validate and test a model: rather now than after hours.
+
+        Raises:
+            HyperkitError: a configured class is unknown, or a split has none of the items that it is asked for.
+        """
+        self._check_classes((*(self.config.classes or ()), *(self.config.test_classes or ())))
+        if not self.train_ids:
             raise HyperkitError(
                 f"{self.root} has no training {self.kind.name} of the classes {', '.join(self.classes)}; "
                 f"it has {self.counts()}.",
                 "Choose other classes; or, if the folder holds nothing but a val or test folder, give that folder "
                 "itself: it is then divided.",
             )
-        return tuple(sorted(kept))
+        for split, classes in (("val", self.classes), ("test", self.test_classes)):
+            if not self._of(split, classes):
+                raise self._no_items(split, classes)
+        self._trainable = True
+
+    def _no_items(self, split: str, classes: Sequence[str]) -> HyperkitError:
+        field = f"data.{split}_fraction"
+        if self.splits[split]:
+            hint = f"Choose other classes, set a larger {field}, or give folders named val and test with such files."
+        elif getattr(self.config, f"{split}_fraction") == 0.0:
+            hint = f"{field} is 0: set it above 0, or give a folder named {split}."
+        else:  # one is set aside wherever there are enough
+            hint = (
+                "At least 3 files are needed to train, validate and test, of different content and not of the same "
+                "speaker; or give folders named val and test."
+            )
+        parts = [f"{len(self.splits[name])} in {name}" for name in SPLITS]
+        return HyperkitError(
+            f"The split {split!r} of {self.root} has no {self.kind.name} of the classes {', '.join(classes)}; "
+            f"of {len(self.class_of)} files there are {', '.join(parts)}.",
+            hint,
+        )
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Return the number of steps after which every training item has been seen."""
+        """Return the number of steps after which every training item has been seen.
+
+        Raises:
+            HyperkitError: see ``check_training``.
+        """
+        if not self._trainable:
+            self.check_training()
         return max(1, math.ceil(len(self.train_ids) / batch_size))
 
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -223,7 +277,12 @@ class SignalData(ABC):
 
         Returns:
             Batch whose query and truth are points of the crop that is the context.
+
+        Raises:
+            HyperkitError: see ``check_training``.
         """
+        if not self._trainable:
+            self.check_training()
         positions = np.arange(rank, batch_size, world)
         # Positions run on over the epochs' permutations, so a batch may hold the end of one and the start of the next.
         epochs, places = np.divmod(step * batch_size + positions, len(self._items))
@@ -237,9 +296,10 @@ class SignalData(ABC):
             for index, rng in enumerate(rngs):
                 chosen[index] = rng.choice(points, count, replace=False, shuffle=False)
         signals = self._signals(crops)
-        return self._batch(signals, signals, rows, None if chosen is None else torch.from_numpy(chosen))
+        return self.as_batch(signals, signals, rows, None if chosen is None else torch.from_numpy(chosen))
 
-    def _batch(self, context: Tensor, target: Tensor, rows: Sequence[int], chosen: Tensor | None = None) -> Batch:
+    def as_batch(self, context: Tensor, target: Tensor, rows: Sequence[int], chosen: Tensor | None = None) -> Batch:
+        """Return the batch of items: what is seen of them, and ``chosen`` (B, N) of their points, or all."""
         truth = self._points(target)
         query = self._coordinates.expand(len(rows), -1, -1)
         if chosen is not None:
@@ -251,7 +311,7 @@ class SignalData(ABC):
             query=query.contiguous(),
             truth=truth.contiguous(),
             ids=ids,
-            classes=tuple(self._class[name] for name in ids),
+            classes=tuple(self.class_of[name] for name in ids),
             query_size=self._query_size if chosen is None else None,
         )
 
@@ -281,26 +341,19 @@ class SignalData(ABC):
             raise HyperkitError(
                 f"{views} views were asked for, but {self.kind.name} have one.", "Views belong to the task nvs."
             )
-        tested = self.config.test_classes if split == "test" else None
-        chosen = self._check_classes(classes or tested) if classes or tested else self.classes
+        tested = self.test_classes if split == "test" else self.classes
+        chosen = self._check_classes(classes) if classes else tested
         names = self._of(split, chosen)
         if not names:
             raise HyperkitError(
                 f"The split {split!r} of {self.root} has no {self.kind.name} of the classes {', '.join(chosen)}.",
                 f"It has: {self.counts()}. Choose other classes, or larger fractions for val and test.",
             )
-        sources = self._sources(names, shuffle_context)
+        sources = sources_of(names, self.class_of, shuffle_context)
         if limit is not None and limit < len(names):
             names = [names[int(i)] for i in np.linspace(0, len(names) - 1, max(limit, 0)).round()]
         rows = [self._rows[name] for name in names]
         return ItemSet(self, rows, [self._rows[sources[name]] for name in names], self.hash(split), batch_size)
-
-    def _sources(self, names: Sequence[str], shuffle_context: Shuffle) -> dict[str, str]:
-        if shuffle_context == "none":
-            return {name: name for name in names}
-        whole = [f"{self._class[name]}/{name}" for name in names]
-        shuffled = shuffle_contexts([Pair(name, 0, 0, name) for name in whole], shuffle_context == "class")
-        return {pair.object.split("/", 1)[1]: pair.source.split("/", 1)[1] for pair in shuffled}
 
     def hash(self, split: str) -> str:
         """Return the SHA-256 of a split: its ids, the contents of their files, and the crop that is evaluated."""
@@ -308,7 +361,7 @@ class SignalData(ABC):
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return split -> class -> number of usable items."""
-        return {s: dict(sorted(Counter(self._class[n] for n in self.splits[s]).items())) for s in SPLITS}
+        return {s: dict(sorted(Counter(self.class_of[n] for n in self.splits[s]).items())) for s in SPLITS}
 
     def fixed(self, rows: Sequence[int]) -> Tensor:
         """Return the evaluation crops of items by their rows in the pack, as ``_signals`` does."""
@@ -320,8 +373,8 @@ class SignalData(ABC):
         Raises:
             HyperkitError: the data set has no such file; the nearest ids are named.
         """
-        if name not in self._class:
-            near = get_close_matches(name, self._class, n=5, cutoff=0.3) or list(self._class)[:5]
+        if name not in self.class_of:
+            near = get_close_matches(name, self.class_of, n=5, cutoff=0.3) or list(self.class_of)[:5]
             raise HyperkitError(
                 f"There is no item {name!r} in {self.root}.", f"There are, among others: {', '.join(near)}."
             )
@@ -329,72 +382,11 @@ class SignalData(ABC):
 
     def _spread(self, count: int) -> list[str]:
         """Return ids of held-out items, in turns over the classes that are evaluated."""
-        tested = self._check_classes(self.config.test_classes or self.classes)
-        options = [("test", tested), ("val", self.classes), ("train", self.classes)]
+        options = [("test", self.test_classes), ("val", self.classes), ("train", self.classes)]
         names = next(found for split, classes in options if (found := self._of(split, classes)))
         by_class: dict[str, list[str]] = {}
         for name in names:
-            by_class.setdefault(self._class[name], []).append(name)
+            by_class.setdefault(self.class_of[name], []).append(name)
         turns = max(map(len, by_class.values()))
         order = [part[turn] for turn in range(turns) for _, part in sorted(by_class.items()) if turn < len(part)]
         return order[:count]
-
-    def scores(self, items: ItemSet, errors: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Return the PSNR of a constant answer over items: class -> mean in dB (peak 1, at most 100), and "all".
-
-        Args:
-            items: what is compared with.
-            errors: signals -> the answer's mean squared error (B,) against each.
-        """
-        values: dict[str, list[float]] = {name: [] for name in items.counts}
-        everything: list[float] = []
-        for start in range(0, len(items), 64):
-            part = range(start, min(start + 64, len(items)))
-            for index, error in zip(part, errors(items.targets(part)).tolist(), strict=True):
-                everything.append(-10.0 * math.log10(max(error, 1e-10)))
-                values[items.classes[index]].append(everything[-1])
-        means = {name: sum(part) / len(part) for name, part in values.items()}
-        return means | {"all": sum(everything) / max(len(everything), 1)}
-
-
-class ItemSet:
-    """Fixed items as batches: a crop of a file as the context, and every point of it as the query.
-
-    Attributes:
-        hash: SHA-256 of the split.
-        ids, classes: one per item.
-        counts: class -> number of items.
-        batch_size: items of a batch while iterating.
-    """
-
-    def __init__(
-        self, data: SignalData, rows: Sequence[int], sources: Sequence[int], digest: str, batch_size: int
-    ) -> None:
-        self._data, self._targets, self._sources = data, tuple(rows), tuple(sources)
-        self.hash = digest
-        self.batch_size = batch_size
-        self.ids = tuple(data.pack.ids[row] for row in rows)
-        self.classes = tuple(data._class[name] for name in self.ids)
-        self.counts = dict(sorted(Counter(self.classes).items()))
-
-    def __len__(self) -> int:
-        """Return the number of items (not of batches)."""
-        return len(self._targets)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.batches(self.batch_size)
-
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Iterate over all items, ``batch_size`` at a time."""
-        for start in range(0, len(self), batch_size):
-            yield self.batch(range(start, min(start + batch_size, len(self))))
-
-    def batch(self, items: Sequence[int]) -> Batch:
-        """Return the batch of chosen items."""
-        targets, sources = [self._targets[i] for i in items], [self._sources[i] for i in items]
-        signals = self._data.fixed(targets)
-        return self._data._batch(signals if targets == sources else self._data.fixed(sources), signals, targets)
-
-    def targets(self, items: Sequence[int]) -> Tensor:
-        """Return the signals of chosen items: pictures (B, 3, S, S), sounds (B, T)."""
-        return self._data.fixed([self._targets[i] for i in items])

@@ -95,6 +95,10 @@ class SoundData(SignalData):
         start = f" from {self.config.first}" if self.config.first else ""
         return f"{self._pack_name()} {self.length}{start}"
 
+    def read_as(self) -> str:
+        """Say at which rate files are decoded."""
+        return f"{self.rate} Hz, {self.config.seconds:g} s at a time"
+
     def _unusable(self) -> tuple[Problem, ...]:
         lengths = self.pack.shapes[:, 0] if len(self.pack.ids) else np.empty(0, np.int64)
         after = f" after the first {self.config.start:g} s" if self.config.start else ""
@@ -162,7 +166,7 @@ class SoundData(SignalData):
         Scores are class -> mean in dB of -10 log10 of the mean square, at most 100, and "all".
         """
         items = self.pairs(split, classes, limit=limit)
-        return {"silence": self.scores(items, lambda sounds: sounds.double().square().mean(dim=1))}
+        return {"silence": items.scores(lambda sounds: sounds.double().square().mean(dim=1))}
 
     def samples(self, count: int) -> list[dict[str, Any]]:
         """Return a few held-out clips for a checkpoint, spread over the classes.
@@ -172,7 +176,7 @@ class SoundData(SignalData):
         return [
             {
                 "id": name,
-                "class": self._class[name],
+                "class": self.class_of[name],
                 "waveform": torch.from_numpy(self._fixed_crop(self._rows[name])),
                 "rate": self.rate,
             }

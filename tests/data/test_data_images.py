@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import struct
 import zlib
 from io import BytesIO
@@ -201,9 +202,12 @@ def test_classes_that_are_trained_on_and_tested_on(folder: Path) -> None:
     assert data.pairs("test", classes=["cats", "dogs"]).counts == {"cats": 4, "dogs": 4}
     assert data.counts()["train"] == {"cats": 10, "dogs": 10}
     assert {sample["class"] for sample in data.samples(3)} == {"dogs"}
-    for wrong in ({"classes": ("cat",)}, {"test_classes": ("cat",)}):
-        with pytest.raises(HyperkitError, match="Did you mean 'cats'"):
-            _open(folder, **wrong)
+    for wrong in ({"classes": ("cat",)}, {"test_classes": ("cat",)}, {"classes": ("dogs", "cat")}):
+        for ask in (lambda data: data.train_batch(0, 2), lambda data: data.steps_per_epoch(2)):
+            with pytest.raises(HyperkitError, match="Did you mean 'cats'"):
+                ask(_open(folder, **wrong))
+    with pytest.raises(HyperkitError, match="Did you mean 'cats'"):
+        data.pairs("test", classes=["cat"])
 
 
 def test_shuffled_contexts_are_anothers_and_limits_spread(folder: Path) -> None:
@@ -472,9 +476,79 @@ def test_splits_share_no_content_and_their_hash_follows_it(tmp_path: Path) -> No
 
 def test_a_folder_without_training_pictures_says_what_to_do(folder: Path, tmp_path: Path) -> None:
     (folder / "train").rename(tmp_path / "away")
-    with pytest.raises(HyperkitError, match=r"(?s)has no training pictures.*give that folder itself"):
-        _open(folder)
+    for ask in (lambda data: data.train_batch(0, 2), lambda data: data.steps_per_epoch(2)):
+        with pytest.raises(HyperkitError, match=r"(?s)has no training pictures.*give that folder itself"):
+            ask(_open(folder))
     assert _open(folder / "test").counts()["train"]
+
+
+def test_a_folder_of_test_pictures_alone_is_evaluated(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    shutil.copytree(folder / "test", tmp_path / "alone" / "test")
+    whole, alone = _open(folder), _open(tmp_path / "alone")
+    assert alone.counts()["test"] == {"cats": 4, "dogs": 4}
+    _same(alone.pairs("test").batch(range(8)), whole.pairs("test").batch(range(8)))
+    assert alone.pairs("test").hash == whole.pairs("test").hash
+    # there is no mean of training pictures; what needs none is the same
+    assert alone.constants() == {"own mean": whole.constants()["own mean"]}
+    report = prepare_signals("image", tmp_path / "alone", alone.config)
+    assert any(note.startswith("cannot be trained on: ") and "no training pictures" in note for note in report.notes)
+    assert report.hashes == {"test": whole.hash("test")}
+
+
+def test_a_folder_that_lacks_classes_of_training_is_evaluated_on_what_it_has(folder: Path) -> None:
+    for settings, tested in (
+        ({"classes": ("cars", "cats")}, {"cats": 4}),
+        ({"classes": ("cars", "cats"), "test_classes": ("dogs", "vans")}, {"dogs": 4}),
+        ({"classes": ("cats",), "test_classes": ("vans",)}, {"cats": 4, "dogs": 4}),
+        ({"classes": ("cars", "vans")}, {"cats": 4, "dogs": 4}),
+    ):
+        data = _open(folder, **settings)
+        assert data.pairs("test").counts == tested
+        missing = sorted({*settings["classes"], *settings.get("test_classes", ())} & {"cars", "vans"})
+        assert f"no pictures of {', '.join(missing)} are here; tests take {', '.join(tested)}" in data.notes
+        with pytest.raises(HyperkitError, match="There is no class '(cars|vans)'"):
+            data.train_batch(0, 2)
+    assert not any("are here" in note for note in _open(folder, classes=("cats",)).notes)
+
+
+def _files(root: Path, *names: str) -> Path:
+    for name in names:
+        _save(root / name, _noise(name))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "what", "hint"),
+    [
+        (["a.png"], {}, "'val' .* of 1 files there are 1 in train, 0 in val, 0 in test", "At least 3 files"),
+        (["a.png", "b.png"], {}, "of 2 files there are 1 in train", "At least 3 files are needed to train, validate"),
+        (["train/a.png", "test/b.png"], {}, "'val' .* of 2 files there are 1 in train, 0 in val, 1 in test", "At leas"),
+        ("abcdefgh", {"test_fraction": 0.0}, "'test' .* 0 in test", "data.test_fraction is 0: set it above 0, or give"),
+        ("abcdefgh", {"val_fraction": 0.0}, "'val' .* 0 in val", "data.val_fraction is 0: .* a folder named val"),
+        (
+            ["train/x/a.png", "train/y/b.png", "val/x/c.png", "test/x/d.png"],
+            {"classes": ("x",), "test_classes": ("y",)},
+            "'test' .* has no pictures of the classes y; of 4 files there are 2 in train, 1 in val, 1 in test",
+            "Choose other classes",
+        ),
+    ],
+)
+def test_training_asks_at_once_for_what_it_validates_and_tests_with(
+    tmp_path: Path, names: list[str] | str, settings: dict[str, Any], what: str, hint: str
+) -> None:
+    root = _files(tmp_path, *names) if isinstance(names, list) else _files(tmp_path, *(f"{n}.png" for n in names))
+    for ask in (lambda data: data.train_batch(0, 2), lambda data: data.steps_per_epoch(2)):
+        with pytest.raises(HyperkitError, match=f"(?s){what}.*{hint}"):
+            ask(_open(root, **settings))
+
+
+def test_three_files_suffice(tmp_path: Path) -> None:
+    data = _open(_files(tmp_path, "a.png", "b.png", "c.png"))
+    assert data.train_batch(0, 2).ids == data.train_ids * 2
+    assert {len(data.pairs(split)) for split in ("train", "val", "test")} == {1}
+    given = _open(_files(tmp_path / "given", "train/a.png", "val/b.png", "test/c.png"), test_fraction=0.0)
+    assert given.steps_per_epoch(1) == 1  # fractions are for splits that no folder gives
 
 
 @pytest.mark.parametrize(

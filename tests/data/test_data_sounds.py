@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -376,6 +377,25 @@ def test_speakers_of_librispeech_stay_together(tmp_path: Path) -> None:
     assert all(speakers)
     assert not (speakers[0] & speakers[1] | speakers[0] & speakers[2] | speakers[1] & speakers[2])
     assert sum(map(len, speakers)) == 40
+
+
+def test_one_speaker_is_too_few_to_train_validate_and_test(tmp_path: Path) -> None:
+    for part in range(5):
+        _save(tmp_path / "train-clean-100" / "100" / "1" / f"100-1-{part:04d}.flac", _noise(50, part))
+    with pytest.raises(HyperkitError, match=r"(?s)of 5 files there are 5 in train.*not of the same speaker"):
+        _open(tmp_path).train_batch(0, 2)
+
+
+def test_a_folder_of_test_sounds_alone_is_evaluated(folder: Path) -> None:
+    whole = _open(folder)
+    expected = whole.constants()
+    for split in ("train", "val"):
+        shutil.rmtree(folder / split)
+    alone = _open(folder, classes=("bells", "drums"))
+    assert alone.pairs("test").counts == {"bells": 4}
+    assert alone.constants()["silence"]["bells"] == expected["silence"]["bells"]
+    with pytest.raises(HyperkitError, match="There is no class 'drums'"):
+        alone.train_batch(0, 2)
 
 
 @pytest.mark.parametrize(
