@@ -38,8 +38,24 @@ def recipe_path(name: str, task: str) -> Path:
     """Find a recipe: the name of a built-in one, or the path of a YAML file.
 
     Raises:
-        HyperkitError: neither exists; the built-in names are listed.
+        HyperkitError: neither exists, or it is another task's, or a base that only other recipes extend; the built-in
+            names are listed.
     """
+    path = _find_recipe(name, task)
+    if name.endswith((".yaml", ".yml")) or name.removeprefix(f"{task}/") in recipe_names(task):
+        return path
+    if path.stem.startswith("_"):
+        raise unknown_name(f"{task} recipe", name, recipe_names(task), f"{name} is a base that recipes extend.")
+    owner = next((other for other in _recipe_tasks() if name in (f"{other}/{path.stem}", *recipe_names(other))), None)
+    hint = f"{name} belongs to the task {owner}." if owner else "Or the path of a .yaml file."
+    raise unknown_name(f"{task} recipe", name, recipe_names(task), hint)
+
+
+def _recipe_tasks() -> list[str]:
+    return sorted(path.name for path in RECIPES.iterdir() if path.is_dir() and path.name != "paper")
+
+
+def _find_recipe(name: str, task: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         if Path(name).is_file():
             return Path(name)
@@ -72,7 +88,7 @@ def _load(path: Path, task: str, seen: tuple[Path, ...]) -> dict[str, Any]:
     if parent is None:
         return content
     beside = path.parent / f"{parent}.yaml"
-    base = beside if beside.is_file() else recipe_path(parent, task)
+    base = beside if beside.is_file() else _find_recipe(parent, task)
     return merge(_load(base, task, (*seen, path)), content)
 
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hyperkit.cli import options as o
+
+FILES = ("--data", "--librispeech", "--out", "--recipe", "--set", "--test-fraction", "--val-fraction", "--skip-bad")
+TAKEN: dict[str, tuple[str, ...]] = {
+    "nvs": (
+        *("--data", "--meshes", "--learnit", "--out", "--groups", "--objects", "--classes", "--size", "--views"),
+        *("--resolution", "--test-fraction", "--val-fraction", "--up", "--seed", "--skip-bad"),
+    ),
+    "image": FILES,
+    "audio": FILES,
+    "backbone": ("a name",),
+    "metrics": (),
+}
+"""What each thing that can be prepared takes."""
 
 
 def prepare(
@@ -36,19 +50,35 @@ def prepare(
         typer.Option("--objects", metavar="A,B,C", help="Procedural objects of each class in train, val and test."),
     ] = None,
     classes: o.ClassesOption = None,
-    size: Annotated[int, typer.Option("--size", metavar="PIXELS", min=8, max=1024, help="Size to render at.")] = 128,
-    views: Annotated[int, typer.Option("--views", metavar="N", min=2, help="Views of each object.")] = 50,
+    size: Annotated[
+        int | None, typer.Option("--size", metavar="PIXELS", min=8, max=1024, help="nvs: size to render at; 128.")
+    ] = None,
+    views: Annotated[
+        int | None, typer.Option("--views", metavar="N", min=2, help="nvs: views of each object; 50.")
+    ] = None,
     resolution: Annotated[
-        int | None, typer.Option("--resolution", metavar="PIXELS", min=8, help="Size to pack at; as stored by default.")
+        int | None,
+        typer.Option("--resolution", metavar="PIXELS", min=8, help="nvs: size to pack at; as stored by default."),
     ] = None,
     test_fraction: Annotated[
-        float, typer.Option("--test-fraction", min=0.0, max=0.9, help="Share of the meshes held out.")
-    ] = 0.15,
+        float | None,
+        typer.Option(
+            "--test-fraction", metavar="F", min=0.0, max=0.9, help="Share held out: of meshes 0.15, of files 0.1."
+        ),
+    ] = None,
     val_fraction: Annotated[
-        float, typer.Option("--val-fraction", min=0.0, max=0.5, help="Share of the meshes for validation.")
-    ] = 0.05,
-    up: Annotated[str, typer.Option("--up", help="The meshes' up axis: y or z.")] = "y",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of objects, cameras and splits.")] = 0,
+        float | None,
+        typer.Option("--val-fraction", metavar="F", min=0.0, max=0.5, help="Share for validation; 0.05."),
+    ] = None,
+    up: Annotated[str | None, typer.Option("--up", metavar="AXIS", help="The meshes' up axis: y or z; y.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="nvs: seed of objects, cameras and splits; 0.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help="image, audio: recipe that will be trained; quickstart."),
+    ] = None,
+    assignments: o.SetOption = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken objects out, and list them.")] = False,
     as_json: o.JsonOption = False,
 ) -> None:
@@ -59,7 +89,8 @@ def prepare(
     hyperkit prepare nvs --meshes DIR --out DIR       a data set from your own meshes
     hyperkit prepare nvs --learnit ZIP --out DIR      the LearnIt ShapeNet archive
     hyperkit prepare nvs --data DIR                   check and pack what is there
-    hyperkit prepare image --data DIR                 check and decode a folder of pictures
+    hyperkit prepare image --data DIR                 check and decode pictures as train image reads them
+    hyperkit prepare image --data DIR --recipe NAME   ... as train image --recipe NAME reads them
     hyperkit prepare audio --librispeech dev-clean --out DIR   download LibriSpeech
     hyperkit prepare backbone clip                    download and verify pretrained weights
     hyperkit prepare metrics                          download and verify the metrics' weights
@@ -67,38 +98,38 @@ def prepare(
     """
     from hyperkit.errors import HyperkitError, unknown_name
 
+    given: dict[str, Any] = {
+        "a name": name,
+        "--out": out,
+        "--data": data,
+        "--meshes": meshes,
+        "--learnit": learnit,
+        "--librispeech": librispeech,
+        "--groups": groups,
+        "--objects": objects,
+        "--classes": classes,
+        "--size": size,
+        "--views": views,
+        "--resolution": resolution,
+        "--test-fraction": test_fraction,
+        "--val-fraction": val_fraction,
+        "--up": up,
+        "--seed": seed,
+        "--recipe": recipe,
+        "--set": assignments or None,
+        "--skip-bad": skip_bad or None,
+    }
+    given = {option: value for option, value in given.items() if value is not None}
     if show_list:
+        _refuse_others("--list", given, ())
         _list(as_json)
-    elif what == "nvs":
-        if librispeech is not None:
-            raise HyperkitError(
-                "--librispeech belongs to audio.", "hyperkit prepare audio --librispeech test-clean --out DIR"
-            )
-        if name is not None:
-            raise HyperkitError(
-                f"prepare nvs takes no name, found {name!r}.", "Give a folder with --data, --meshes or --learnit."
-            )
-        _nvs(
-            as_json,
-            out=out,
-            data=data,
-            meshes=meshes,
-            learnit=learnit,
-            groups=groups,
-            objects=_counts(objects),
-            classes=o.split_names(classes),
-            size=size,
-            views=views,
-            resolution=resolution,
-            test_fraction=test_fraction,
-            val_fraction=val_fraction,
-            up=up,
-            seed=seed,
-            skip_bad=skip_bad,
-        )
+        return
+    if what in TAKEN:
+        _refuse_others(what, given, TAKEN[what])
+    if what == "nvs":
+        _nvs(as_json, given)
     elif what in ("image", "audio"):
-        _refuse_views(what, name, meshes, learnit, groups, objects, classes)
-        _signals(what, as_json, data, librispeech, out, skip_bad)
+        _signals(what, as_json, given)
     elif what == "backbone":
         _backbone(name, as_json)
     elif what == "metrics":
@@ -112,14 +143,12 @@ def prepare(
             "Allowed: nvs, image, audio, backbone NAME, metrics, or --list. See hyperkit prepare --help.",
         )
     else:
-        raise unknown_name("thing to prepare", what, ("nvs", "image", "audio", "backbone", "metrics"))
+        raise unknown_name("thing to prepare", what, TAKEN)
 
 
-def _counts(text: str | None) -> tuple[int, int, int] | None:
+def _counts(text: str) -> tuple[int, int, int]:
     from hyperkit.errors import HyperkitError
 
-    if text is None:
-        return None
     parts = o.split_names(text) or []
     if len(parts) != 3 or not all(part.isdigit() for part in parts):
         raise HyperkitError(f"--objects takes three numbers, found {text!r}.", "Example: --objects 100,8,20")
@@ -138,13 +167,18 @@ def _list(as_json: bool) -> None:
     o.emit(cache_dir(), {"cache": str(cache_dir()), "entries": content}, as_json)
 
 
-def _nvs(as_json: bool, **arguments: object) -> None:
+def _nvs(as_json: bool, given: Mapping[str, Any]) -> None:
     from hyperkit.cli.bars import CountedProgress
     from hyperkit.workflows.prepare import prepare_nvs
 
+    # what is not given keeps its default there
+    arguments = {option.removeprefix("--").replace("-", "_"): value for option, value in given.items()}
+    for name, read in (("objects", _counts), ("classes", o.split_names)):
+        if name in arguments:
+            arguments[name] = read(arguments[name])
     progress = CountedProgress("preparing")
     try:
-        report = prepare_nvs(progress=progress, **arguments)  # type: ignore[arg-type]
+        report = prepare_nvs(progress=progress, **arguments)
     finally:
         progress.close()
     for line in _lines(report.as_dict()):
@@ -152,31 +186,56 @@ def _nvs(as_json: bool, **arguments: object) -> None:
     o.emit(report.root, report.as_dict(), as_json)
 
 
-def _refuse_views(what: str, *values: object) -> None:
-    """Refuse what belongs to views of objects."""
+def _refuse_others(what: str, given: Mapping[str, Any], taken: Collection[str]) -> None:
+    """Refuse what means nothing here."""
     from hyperkit.errors import HyperkitError
 
-    names = ("a name", "--meshes", "--learnit", "--groups", "--objects", "--classes")
-    given = [name for name, value in zip(names, values, strict=True) if value is not None]
-    if given:
-        raise HyperkitError(
-            f"prepare {what} does not take {', '.join(given)}.", "Allowed: --data, --out, --librispeech, --skip-bad."
-        )
+    others = [option for option in given if option not in taken]
+    if not others:
+        return
+    hints = [f"Allowed: {', '.join(taken)}." if taken else "It takes no options but --json."]
+    if what in ("image", "audio"):
+        if {"--size", "--resolution"} & set(others):
+            hints.append("Size and rate are the recipe's: --recipe NAME, or --set data.size=PIXELS, data.rate=HZ.")
+        if "--seed" in others:
+            hints.append("Splits of files follow their names, not a seed.")
+    if "--librispeech" in others:
+        hints.append("LibriSpeech is for hyperkit prepare audio.")
+    raise HyperkitError(f"prepare {what} does not take {', '.join(others)}.", " ".join(hints))
 
 
-def _signals(
-    task: str, as_json: bool, data: Path | None, librispeech: str | None, out: Path | None, skip_bad: bool
-) -> None:
+def _signals(task: str, as_json: bool, given: Mapping[str, Any]) -> None:
+    from rich.markup import escape
+
     from hyperkit.cli.bars import CountedProgress
+    from hyperkit.config import parse_sets
     from hyperkit.workflows.prepare import prepare_task_signals
 
+    recipe = given.get("--recipe", "quickstart")
+    assignments = list(given.get("--set", ()))
+    for split in ("test", "val"):
+        if (fraction := given.get(f"--{split}-fraction")) is not None:
+            assignments.append(f"data.{split}_fraction={fraction:g}")
+    if "--skip-bad" in given:
+        assignments.append("data.skip_bad=true")
     progress = CountedProgress("preparing")
     try:
-        report = prepare_task_signals(task, data, o.split_names(librispeech), out, skip_bad, progress)
+        report = prepare_task_signals(
+            task,
+            given.get("--data"),
+            o.split_names(given.get("--librispeech")),
+            given.get("--out"),
+            progress=progress,
+            recipe=recipe,
+            overrides=parse_sets(assignments),
+        )
     finally:
         progress.close()
     content = report.as_dict()
     o.say(f"{report.root}: {report.kind}, {report.bytes / 1e6:.1f} MB decoded in {report.packed}")
+    o.say(f"  as the recipe {recipe} reads them: {report.read_as}")
+    if same := [f"--recipe {recipe}"] * ("--recipe" in given) + [f"--set {escape(one)}" for one in assignments]:
+        o.say(f"  hyperkit train {task} is to be given the same: {' '.join(same)}")
     for split, classes in report.counts.items():
         if classes:
             o.say(f"  {split}: " + ", ".join(f"{count} {class_name}" for class_name, count in classes.items()))
@@ -188,7 +247,7 @@ def _signals(
             o.say(f"  {problem.path}: {problem.reason}")
     for split, sha256 in report.hashes.items():
         o.say(f"{split}: SHA-256 {sha256}")
-    o.emit(report.root, content, as_json)
+    o.emit(report.root, {**content, "recipe": recipe}, as_json)
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

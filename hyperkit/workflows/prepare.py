@@ -8,20 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hyperkit.config import load_recipe, validate
+from hyperkit.config import merge
 from hyperkit.data.builtin import BUILTIN, builtin_root, make_procedural
 from hyperkit.data.groups import group_of, read_groups, split_with_groups, straddling
-from hyperkit.data.images import ImageDataConfig
 from hyperkit.data.learnit import prepare_learnit
 from hyperkit.data.librispeech import download_librispeech
 from hyperkit.data.pack import open_pack
 from hyperkit.data.pairs import frozen_pairs
 from hyperkit.data.places import new_folder
 from hyperkit.data.prepare_signals import SignalReport, prepare_signals
-from hyperkit.data.sounds import SoundDataConfig
 from hyperkit.data.splits import SPLITS, find_splits_file, read_splits, write_splits
 from hyperkit.errors import HyperkitError
 from hyperkit.files import cache_dir
+from hyperkit.workflows.configure import from_recipe
 
 log = logging.getLogger("hyperkit")
 Progress = Callable[[int, int], None]
@@ -295,19 +294,23 @@ def prepare_task_signals(
     out: Path | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
+    recipe: str = "quickstart",
+    overrides: Mapping[str, Any] | None = None,
 ) -> SignalReport:
-    """Prepare a data set of pictures or sounds: check and decode a folder, the built-in set, or a part of LibriSpeech.
+    """Prepare pictures or sounds as a recipe reads them: check and decode a folder, the built-in set, or LibriSpeech.
 
     Args:
         task: "image" or "audio".
-        data: a folder of files; None: the built-in set.
+        data: a folder of files; None: the one that the recipe names, or the built-in set.
         librispeech: subsets of LibriSpeech to download into ``out`` first ("train-clean-100"); for audio.
         out: where to.
         skip_bad: leave files out that cannot be used, and list them, instead of refusing the data set.
         progress: called with (done, in all).
+        recipe: the recipe that will be trained; its ``data`` section says at which size or rate files are decoded.
+        overrides: nested values laid over the recipe, as ``{"data": {"size": 32}}``; the same are given to training.
 
     Raises:
-        HyperkitError: bad arguments, no network, or files that cannot be used.
+        HyperkitError: bad arguments or recipe, no network, or files that cannot be used.
         RunFailed: the disk is full.
     """
     if librispeech is not None and (task != "audio" or data is not None):
@@ -316,12 +319,18 @@ def prepare_task_signals(
         raise HyperkitError("--librispeech needs a folder for the download.", "Name one: --out DIR")
     if librispeech is None and out is not None:
         raise HyperkitError("Files are checked and decoded where they are; --out is not used.", "Drop --out.")
-    config = ImageDataConfig(skip_bad=skip_bad) if task == "image" else SoundDataConfig(skip_bad=skip_bad)
+    changes = dict(overrides or {})
+    others = sorted(set(changes) - {"data"})
+    if others or not isinstance(changes.get("data", {}), Mapping):
+        raise HyperkitError(
+            f"Preparing reads the data section alone; found {', '.join(others) or 'data'}.",
+            "Example: --set data.size=32. Give the rest to hyperkit train.",
+        )
+    config = from_recipe(task, recipe, merge(changes, {"data": {"skip_bad": True}} if skip_bad else {}), "train")[
+        1
+    ].data
     if librispeech is not None and out is not None:
         data = download_librispeech(librispeech, out, progress)
-    elif data is None:  # as the built-in recipe reads it
-        section = load_recipe("quickstart", task).get("data", {})
-        config = validate(type(config), {**section, "skip_bad": skip_bad})
     return prepare_signals(task, data, config, progress)
 
 

@@ -142,7 +142,7 @@ def test_every_recipe_is_valid_and_says_what_it_is(path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_an_algorithm_takes_its_own_settings_from_the_recipe(algorithm: str) -> None:
-    _, config = from_recipe("nvs", "paper/_nvs-base", {"algorithm": algorithm, "backbone": {"name": "random"}}, "train")
+    _, config = from_recipe("nvs", "paper/nvs-random", {"algorithm": algorithm}, "train")
     if algorithm == "ipc":
         assert (config.hypernet.rank, config.hypernet.layer) == (256, 1)
         with pytest.raises(HyperkitError, match=r"unknown key 'groups'; allowed: gain, layer, normalize, rank"):

@@ -57,6 +57,24 @@ def test_recipe_extends(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "loop.yaml"), "nvs")
 
 
+def test_recipes_of_other_tasks_and_bases_are_refused_by_name(tmp_path: Path) -> None:
+    for name, task, owner in (
+        ("paper/nvs-dino", "image", "nvs"),
+        ("paper/image-celeba", "audio", "image"),
+        ("audio/quickstart", "nvs", "audio"),
+    ):
+        with pytest.raises(HyperkitError, match=rf"(?s)no {task} recipe .*{name} belongs to the task {owner}\."):
+            load_recipe(name, task)
+        assert load_recipe(name, owner)
+    for name, task in (("paper/_nvs-base", "nvs"), ("paper/_image-base", "image"), ("paper/_nvs-base", "audio")):
+        with pytest.raises(HyperkitError, match=f"{name} is a base that recipes extend"):
+            load_recipe(name, task)
+    own = tmp_path / "own.yaml"  # a base is there to be extended, by a user's recipe too
+    own.write_text("extends: paper/_nvs-base\nalgorithm: ipc\n")
+    assert load_recipe(str(own), "nvs")["algorithm"] == "ipc"
+    assert load_recipe(str(own), "nvs")["target"] == load_recipe("paper/nvs-random", "nvs")["target"]
+
+
 def test_bad_recipes_are_named(tmp_path: Path) -> None:
     with pytest.raises(HyperkitError, match=r"no nvs recipe 'quickstrt'. Did you mean 'quickstart'"):
         load_recipe("quickstrt", "nvs")

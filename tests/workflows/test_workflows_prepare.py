@@ -18,7 +18,7 @@ from hyperkit.data.layout import find_objects, write_scene
 from hyperkit.data.nvs import NVSData, NVSDataConfig
 from hyperkit.data.splits import read_splits
 from hyperkit.errors import HyperkitError
-from hyperkit.workflows.prepare import list_cache, prepare_nvs
+from hyperkit.workflows.prepare import list_cache, prepare_nvs, prepare_task_signals
 
 
 @pytest.fixture
@@ -181,3 +181,27 @@ def test_meshes_are_rendered_divided_and_packed(tmp_path: Path) -> None:
     splits = read_splits(tmp_path / "out", find_objects(tmp_path / "out"))
     assert straddling(read_groups(tmp_path / "groups.csv"), splits.ids) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["groups.csv", "meshes", "out"]
+
+
+def test_a_recipe_of_ones_own_says_how_sounds_are_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import soundfile
+
+    rng = np.random.default_rng(0)
+
+    def download(subsets: list[str], out: Path, progress: object) -> Path:
+        out.mkdir()
+        for index in range(9):
+            soundfile.write(out / f"{index}.flac", rng.uniform(-0.5, 0.5, 4000), 8000)
+        soundfile.write(out / "short.flac", rng.uniform(-0.5, 0.5, 100), 8000)
+        return out
+
+    monkeypatch.setattr("hyperkit.workflows.prepare.download_librispeech", download)
+    (tmp_path / "own.yaml").write_text("extends: quickstart\ndata: {rate: 8000, start: 0.25}\n")
+    recipe = str(tmp_path / "own.yaml")
+    with pytest.raises(HyperkitError, match="unknown key 'raet'"):  # before the download
+        prepare_task_signals("audio", None, ["x"], tmp_path / "out", recipe=recipe, overrides={"data": {"raet": 1}})
+    assert not (tmp_path / "out").exists()
+    report = prepare_task_signals("audio", None, ["x"], tmp_path / "out", True, recipe=recipe)
+    assert (report.read_as, Path(report.packed).name) == ("8000 Hz, 0.125 s at a time", "sounds-8000")
+    assert [Path(problem.path).name for problem in report.left_out] == ["short.flac"]
+    assert "after the first 0.25 s" in report.left_out[0].reason
