@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from hyperkit.data.flat_pack import BadFile
+from hyperkit.data.picture_files import check_size, rgba_of
 from hyperkit.errors import HyperkitError
 
 PLAIN = 12
 """A background is plain if nine tenths of the border differ from its median colour by at most this, of 255."""
-
-
-def read_picture(path: str | Path) -> Any:
-    """Open a picture with Pillow, upright by its EXIF tag.
-
-    Raises:
-        HyperkitError: the file is missing or is not a picture.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    hint = "Give a PNG, JPEG or WebP of one object, with alpha or before a plain background."
-    if not Path(path).is_file():
-        raise HyperkitError(f"The picture {path} does not exist.", hint)
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return ImageOps.exif_transpose(picture)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise HyperkitError(f"{path} cannot be read as a picture: {error}.", hint) from error
 
 
 def foreground(rgba: np.ndarray) -> np.ndarray:
@@ -63,7 +46,7 @@ def frame_picture(picture: Any, size: int, fill: float = 0.8, background: float 
     """Crop a picture to its object and pad it to the framing of the training data.
 
     Args:
-        picture: a Pillow image, or an array (H, W, 3 or 4) uint8.
+        picture: a Pillow image, or an array (H, W), (H, W, 3) or (H, W, 4) uint8.
         size: side of the result in pixels.
         fill: share of the side that the object's longer extent takes.
         background: grey level behind the object, 1 is white.
@@ -72,13 +55,16 @@ def frame_picture(picture: Any, size: int, fill: float = 0.8, background: float 
         (3, size, size) float32 in [0, 1].
 
     Raises:
-        HyperkitError: no object can be told from the background.
+        HyperkitError: the picture is too small, its values have no known range, or no object can be told from the
+            background.
     """
-    from PIL import Image
-
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
-    rgba = np.asarray(picture.convert("RGBA"))
+    try:
+        check_size(picture)
+        rgba = rgba_of(picture)
+    except BadFile as error:
+        raise HyperkitError(f"The picture {error}.", "Give a larger one, or one with 8 or 16 bits.") from error
     weight = foreground(rgba)
     rows, columns = np.flatnonzero((weight > 0.5).any(1)), np.flatnonzero((weight > 0.5).any(0))
     if len(rows) == 0:
@@ -97,8 +83,6 @@ def frame_picture(picture: Any, size: int, fill: float = 0.8, background: float 
 
 def _crop_resize(plane: np.ndarray, box: tuple[int, int, int, int], side: int, size: int) -> np.ndarray:
     """Put the part ``box`` (left, top, right, bottom) of a plane amid an empty square, and scale that to ``size``."""
-    from PIL import Image
-
     part = plane[box[1] : box[3], box[0] : box[2]]
     top, left = (side - part.shape[0]) // 2, (side - part.shape[1]) // 2
     square = np.zeros((side, side), dtype=np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
@@ -45,28 +45,33 @@ def read_rgb(path: str | Path, background: Background = "white") -> np.ndarray:
     Raises:
         HyperkitError: the file is missing, not a picture, truncated, or too small or too large.
     """
+    return _read(path, partial(rgb_of, background=background))
+
+
+def read_rgba(path: str | Path) -> np.ndarray:
+    """Read a picture as (H, W, 4) uint8, as ``read_rgb`` does but for its alpha, which is kept; 255 if it has none."""
+    return _read(path, rgba_of)
+
+
+def _read(path: str | Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     path = Path(path)
     hint = "Give a PNG, JPEG, WebP, TIFF, BMP or GIF."
     if not path.is_file():
         raise HyperkitError(f"The picture {path} {'is a folder' if path.is_dir() else 'does not exist'}.", hint)
     try:
-        return rgb_of_bytes(path.read_bytes(), background)
+        return _of_bytes(path.read_bytes(), convert)
     except BadFile as error:
         raise HyperkitError(f"{path} {error}.", hint) from error
 
 
-def rgb_of_bytes(content: bytes, background: Background) -> np.ndarray:
-    """Return a file's picture as ``read_rgb`` does.
-
-    Raises:
-        BadFile: it cannot be used.
-    """
+def _of_bytes(content: bytes, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """Return a file's picture, or say with ``BadFile`` why it cannot be used."""
     if not content:
         raise BadFile("is empty (0 bytes)")
     with _pillow(), Image.open(BytesIO(content)) as picture:
-        _check_size(picture)
+        check_size(picture)
         picture.load()
-        return rgb_of(picture, background)
+        return convert(picture)
 
 
 @contextmanager
@@ -87,7 +92,8 @@ def _pillow() -> Iterator[None]:
             raise BadFile(f"cannot be decoded: {error}") from error
 
 
-def _check_size(picture: Image.Image) -> None:
+def check_size(picture: Image.Image) -> None:
+    """Raise ``BadFile`` for a picture whose shorter side is below ``SMALLEST``."""
     width, height = picture.size
     if min(width, height) < SMALLEST:
         raise BadFile(f"is {width} x {height} pixels; the shorter side must have at least {SMALLEST}")
@@ -99,6 +105,26 @@ def rgb_of(picture: Image.Image, background: Background) -> np.ndarray:
     Raises:
         BadFile: its pixels are of a kind whose range is not known.
     """
+    pixels = _pixels(picture)
+    if pixels.shape[2] == 3:
+        return pixels
+    colour, alpha = pixels[..., :3].astype(np.uint32), pixels[..., 3:].astype(np.uint32)
+    behind = np.uint32(255 if background == "white" else 0)
+    return ((colour * alpha + behind * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def rgba_of(picture: Image.Image) -> np.ndarray:
+    """Return an opened picture as (H, W, 4) uint8; see ``read_rgba``.
+
+    Raises:
+        BadFile: its pixels are of a kind whose range is not known.
+    """
+    pixels = _pixels(picture)
+    return pixels if pixels.shape[2] == 4 else np.pad(pixels, ((0, 0), (0, 0), (0, 1)), constant_values=255)
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    """Return (H, W, 4) uint8 of pictures with alpha, (H, W, 3) of others; upright."""
     kind = picture.format
     picture = ImageOps.exif_transpose(picture)
     mode = picture.mode
@@ -108,12 +134,8 @@ def rgb_of(picture: Image.Image, background: Background) -> np.ndarray:
         return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
     if mode in ("I", "F"):
         raise BadFile(f"has 32-bit values ({mode}), whose range is not known; save it with 8 or 16 bits")
-    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        rgba = np.asarray(picture.convert("RGBA")).astype(np.uint32)
-        colour, alpha = rgba[..., :3], rgba[..., 3:]
-        behind = np.uint32(255 if background == "white" else 0)
-        return ((colour * alpha + behind * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return np.array(picture.convert("RGB"))
+    has_alpha = mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
+    return np.array(picture.convert("RGBA" if has_alpha else "RGB"))
 
 
 def resize_shorter(rgb: np.ndarray, length: int) -> np.ndarray:
@@ -133,7 +155,7 @@ def centre_crop(rgb: np.ndarray, size: int) -> np.ndarray:
 
 
 def _decode(resize: int, background: Background, content: bytes) -> Decoded:
-    rgb = rgb_of_bytes(content, background)
+    rgb = _of_bytes(content, partial(rgb_of, background=background))
     height, width = rgb.shape[:2]
     if max(height, width) * resize > LONGEST * min(height, width):
         raise BadFile(f"is {width} x {height} pixels, a strip that is too long for its width")

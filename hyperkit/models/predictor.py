@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hyperkit.contracts import Cameras, TargetParams
 from hyperkit.data.images import prepare_picture
-from hyperkit.data.picture import frame_picture, read_picture
-from hyperkit.data.picture_files import Background
+from hyperkit.data.picture import frame_picture
+from hyperkit.data.picture_files import Background, read_rgba
 from hyperkit.data.sounds import prepare_sound
 from hyperkit.errors import HyperkitError
 from hyperkit.models.field import Field, Framing
@@ -72,6 +72,16 @@ class FieldPredictor(Predictor):
     framing: Framing = field(default_factory=Framing)
     fill: float = 0.8
 
+    def __call__(self, source: Any) -> Field:
+        """Write the field of the object that ``source`` shows; see ``prepare``.
+
+        Raises:
+            HyperkitError: the model reads its input's camera; ``generate`` takes one.
+        """
+        self._refuse_unknown_camera()
+        made: Field = super().__call__(source)
+        return made
+
     def prepare(self, source: Any) -> Tensor:
         """Bring a picture, or several of one object, to the framing of the training data: (1, V, 3, H, W) in [0, 1].
 
@@ -79,6 +89,9 @@ class FieldPredictor(Predictor):
             source: a path, a Pillow picture or an array (H, W, 3 or 4) uint8, which are cropped and padded to the
                 training framing; or a float tensor (3, H, W) or (V, 3, H, W) in [0, 1], which is taken as it is; or a
                 list of these.
+
+        Raises:
+            HyperkitError: a picture cannot be read or framed, or the model reads its camera, which framing changes.
         """
         sources: list[Any] = [source]
         if (isinstance(source, Sequence) and not isinstance(source, str)) or getattr(source, "ndim", 0) == 4:
@@ -88,11 +101,20 @@ class FieldPredictor(Predictor):
     def _one(self, source: Any) -> Tensor:
         if isinstance(source, Tensor):
             return source.float()
+        self._refuse_unknown_camera()
         if isinstance(source, str | Path):
-            source = read_picture(source)
+            source = read_rgba(source)
         renderer = self.model.renderer
         background = 1.0 if isinstance(renderer, RendererConfig) and renderer.background == "white" else 0.0
         return frame_picture(source, self.framing.size, self.fill, background)
+
+    def _refuse_unknown_camera(self) -> None:
+        if self.model.context.pose_projection is not None:
+            raise HyperkitError(
+                "This model reads its input's camera (pose tokens), and that of a picture of your own is not known.",
+                "Use --object or the checkpoint's own samples, or a model without pose tokens; in Python, "
+                "generate(pictures, cameras).",
+            )
 
     def wrap(self, params: TargetParams, index: int = 0) -> Field:
         """Return item ``index`` as a field that can be rendered from any side."""

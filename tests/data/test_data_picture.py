@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hyperkit.data.picture import frame_picture, read_picture
+from hyperkit.data.picture import frame_picture
+from hyperkit.data.picture_files import read_rgba, rgba_of
 from hyperkit.errors import HyperkitError
 
 
@@ -41,6 +42,35 @@ def test_object_that_touches_the_edge_is_padded() -> None:
     assert framed[1, 10, 10] < 0.01
 
 
+def test_16_bit_greys_are_framed_as_their_8_bit_version(tmp_path: Path) -> None:
+    grey = np.full((60, 80), 240, np.uint8)
+    grey[10:50, 20:60] = np.arange(40, 200, 4)
+    for name in ("a.png", "a.tiff"):
+        Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / name)
+        expected = frame_picture(Image.fromarray(grey), 40)
+        assert expected.min() < 0.2
+        assert torch.equal(frame_picture(read_rgba(tmp_path / name), 40), expected)
+        assert torch.equal(frame_picture(Image.open(tmp_path / name), 40), expected)
+    assert torch.equal(frame_picture(grey, 40), expected)
+
+
+def test_files_keep_their_alpha_and_stand_upright(tmp_path: Path) -> None:
+    rgba = np.random.default_rng(0).integers(0, 256, (9, 12, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(rgba).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_rgba(tmp_path / "turned.png"), np.rot90(rgba, -1))
+    np.testing.assert_array_equal(rgba_of(Image.open(tmp_path / "turned.png")), np.rot90(rgba, -1))
+    palette = Image.fromarray(rgba[..., :3]).quantize(16)
+    alpha = (np.arange(16) * 17).astype(np.uint8)
+    palette.save(tmp_path / "palette.png", transparency=alpha.tobytes())
+    found = read_rgba(tmp_path / "palette.png")
+    np.testing.assert_array_equal(found[..., 3], alpha[np.asarray(palette)])
+    np.testing.assert_array_equal(found[..., :3], np.asarray(palette.convert("RGB")))
+    opaque = rgba_of(Image.fromarray(rgba[..., :3]))
+    np.testing.assert_array_equal(opaque, np.dstack([rgba[..., :3], np.full((9, 12), 255, np.uint8)]))
+
+
 def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 30, 3), dtype=np.uint8))
     with pytest.raises(HyperkitError, match="not plain"):
@@ -48,7 +78,14 @@ def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(HyperkitError, match="No object can be seen"):
         frame_picture(Image.new("RGB", (9, 9), (8, 8, 8)), 16)
     with pytest.raises(HyperkitError, match="does not exist"):
-        read_picture(tmp_path / "none.png")
+        read_rgba(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(HyperkitError, match="cannot be read as a picture"):
-        read_picture(tmp_path / "text.png")
+    with pytest.raises(HyperkitError, match="text.png is not a picture of a known format"):
+        read_rgba(tmp_path / "text.png")
+    Image.new("RGB", (1, 1)).save(tmp_path / "pixel.png")
+    with pytest.raises(HyperkitError, match="pixel.png is 1 x 1 pixels; the shorter side must have at least 8"):
+        read_rgba(tmp_path / "pixel.png")
+    with pytest.raises(HyperkitError, match="The picture is 90 x 7 pixels; the shorter side must have at least 8"):
+        frame_picture(scene((255, 255, 255)).resize((90, 7)), 16)
+    with pytest.raises(HyperkitError, match=r"has 32-bit values \(F\)"):
+        frame_picture(np.zeros((20, 20), np.float32), 16)

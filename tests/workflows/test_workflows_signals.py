@@ -171,6 +171,13 @@ def test_more_views_keep_the_same_targets(views: RunResult, tmp_path: Path) -> N
     assert made.files["attention"].is_file()
     with pytest.raises(HyperkitError, match="pose tokens"):
         render(views.run, image=tmp_path / "mine.png")
+    model = hyperkit.load(views.run)
+    for source in ("mine.png", np.zeros((40, 40, 3), np.uint8), torch.rand(3, 32, 32)):
+        with pytest.raises(HyperkitError, match="pose tokens"):
+            model(source)
+    with pytest.raises(HyperkitError, match="pose tokens"):
+        model.prepare("mine.png")
+    assert model.prepare(torch.rand(2, 3, 32, 32)).shape == (1, 2, 3, 32, 32)  # generate may be given its cameras
 
 
 def test_classes_that_were_not_trained_on_are_tested(cache: Path, tmp_path: Path) -> None:
