@@ -105,6 +105,7 @@ class NVSTask(INRTask):
             "classes": [sample["class"] for sample in found],
             "pictures": torch.stack([sample["pictures"] for sample in found]),
             "poses": torch.stack([sample["poses"] for sample in found]),
+            "focal": torch.tensor([sample["focal"] for sample in found]),
             "framing": framing,
             "fill": typical_fill(self._data.pairs("train", limit=64, views=1).batches(64), self.config.data.background),
         }

@@ -50,13 +50,15 @@ class SoundPresenter(Presenter):
         return files
 
     def write_attention(self, loaded: Loaded, given: Given, path: Path) -> Path:
-        """Draw the attention of each layer's weight tokens over time."""
+        """Draw the attention of each layer's weight tokens over time, summed over the bands where tokens have one."""
         predictor = loaded.predictor
         assert isinstance(predictor, SoundPredictor)
         context = given.context.to(predictor.model.device)
         layout = predictor.model.backbone.token_layout(1, context.shape[-1])
-        found = predictor.model.attention(context).items()
-        maps = {layer: attention[0, layout.prefix :].float().cpu().numpy() for layer, attention in found}
+        maps = {}
+        for layer, attention in predictor.model.attention(context).items():
+            bands = attention[0, layout.prefix :].reshape(layout.rows, layout.columns)
+            maps[layer] = bands.sum(0).float().cpu().numpy()
         attention_spectrogram(context[0].cpu().numpy(), predictor.rate, maps, path)
         return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,6 @@ class ViewsPresenter(Presenter):
 
     def from_file(self, predictor: Predictor, path: Path) -> Given:
         """Crop and pad a picture to the training framing; its camera is not known."""
-        if predictor.model.context.pose_projection is not None:
-            raise HyperkitError(
-                "This model reads its input's camera (pose tokens), and that of a picture of your own is not known.",
-                "Use --object or the checkpoint's own samples, or a model without pose tokens.",
-            )
         return Given(predictor.prepare(path), path.stem)
 
     def from_data(self, task: INRTask, object_id: str, context_views: int | None) -> Given:
@@ -85,7 +81,9 @@ class ViewsPresenter(Presenter):
         assert isinstance(predictor, FieldPredictor)
         pictures, poses = predictor.samples["pictures"][index], predictor.samples["poses"][index]
         views = pictures.reshape(-1, *pictures.shape[-3:])
-        cameras = predictor.framing.cameras(poses.reshape(1, -1, 4, 4), predictor.framing.size)
+        cameras = predictor.framing.cameras(poses.reshape(1, -1, 4, 4))
+        if "focal" in predictor.samples:  # the framing is that of the first object
+            cameras = replace(cameras, focal=torch.full_like(cameras.focal, float(predictor.samples["focal"][index])))
         return Given(views.float()[None] / 255, name, cameras)
 
     def write(self, generated: Field, given: Given, folder: Path, options: RenderOptions) -> dict[str, Path]:

@@ -130,6 +130,8 @@ def test_samples_hold_what_a_checkpoint_needs() -> None:
     framing = samples["framing"]
     assert framing["camera_angle_x"] == pytest.approx(2 * torch.atan(torch.tensor(0.27)).item(), rel=1e-4)
     assert framing["radius"] == pytest.approx(4.0, abs=1e-4)
+    objects = [task.data().object(name) for name in samples["ids"]]
+    assert samples["focal"].tolist() == [float(found.cameras.focal[0]) for found in objects]
     assert 0.5 < samples["fill"] <= 1.0
 
 
