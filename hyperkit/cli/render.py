@@ -66,7 +66,8 @@ def render(
         typer.Option("--scale", metavar="X", min=0.1, max=64, help="image: pixels per pixel of the input, 4."),
     ] = None,
     rate: Annotated[
-        int | None, typer.Option("--rate", metavar="HZ", min=100, help="audio: samples per second; as in training.")
+        int | None,
+        typer.Option("--rate", metavar="HZ", min=100, max=384000, help="audio: samples per second; as in training."),
     ] = None,
     out: o.OutOption = None,
     device: o.DeviceOption = None,

@@ -211,7 +211,14 @@ class Field:
 
     @classmethod
     def load(cls, path: str | Path) -> Field:
-        """Read a field that ``save`` wrote."""
+        """Read a field that ``save`` wrote.
+
+        Raises:
+            HyperkitError: the file is missing, damaged, or holds another kind of network.
+        """
         target, params, extra = load_target(path)
+        if "signal" in extra:
+            kind = extra["signal"]
+            raise HyperkitError(f"{path} holds a {kind}, not a Field.", f"Load it with {kind}.load.")
         renderer = RendererConfig.model_validate(extra.get("renderer", {}))
         return cls(target, params, renderer, Framing(**extra.get("framing", {})))

@@ -80,6 +80,7 @@ def test_help_answers_without_heavy_imports() -> None:
         (["train", "nvs", "--max-time", "soon"], "not a time"),
         (["evaluate", "no.pt"], "no checkpoint no.pt"),
         (["render", "no.pt", "--image", "a.png", "--object", "b"], "Give one of them"),
+        (["render", "no.pt", "--rate", "384001"], "less than or equal to 384000"),
         (["prepare", "nsv"], "Did you mean 'nvs'"),
         (["prepare"], "prepare what?"),
     ],

@@ -9,7 +9,7 @@ from torch import nn
 from hyperkit.config import PartConfig
 from hyperkit.contracts import TargetParams, TargetSpec, TensorSpec
 from hyperkit.errors import HyperkitError
-from hyperkit.models import Field
+from hyperkit.models import Field, PictureINR
 from hyperkit.models.field import Framing
 from hyperkit.renderers import RendererConfig
 from hyperkit.targets.base import Target
@@ -95,3 +95,7 @@ def test_saved_field_renders_the_same(tmp_path: Path) -> None:
     assert torch.equal(again.render(2).rgb, field.render(2).rgb)
     points = torch.rand(5, 3)
     torch.testing.assert_close(field.to_module()(points), field.query(points))
+    PictureINR(target, params, torch.float32).save(tmp_path / "p.safetensors")
+    with pytest.raises(HyperkitError, match="p.safetensors holds a PictureINR, not a Field") as caught:
+        Field.load(tmp_path / "p.safetensors")
+    assert caught.value.hint == "Load it with PictureINR.load."
