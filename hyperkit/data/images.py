@@ -20,6 +20,7 @@ from hyperkit.data.picture_files import (
     PICTURES,
     Background,
     centre_crop,
+    check_size,
     decoder,
     read_rgb,
     resize_shorter,
@@ -209,6 +210,7 @@ def prepare_picture(
                 raise ValueError(f"expected an array of uint8, got {picture.dtype}")
             picture = Image.fromarray(picture)
         try:
+            check_size(picture)
             rgb = rgb_of(picture, background)
         except BadFile as error:
             raise HyperkitError(f"The picture {error}.") from error

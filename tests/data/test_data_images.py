@@ -597,3 +597,8 @@ def test_real_faces_are_read_from_a_folder(shared_data: Path, tmp_path: Path) ->
     constants = data.constants()
     # faces look alike: their mean is worth more than noise's 10.8 dB against grey, and less than a model's
     assert all(11 < scores["all"] < 20 for scores in constants.values())
+
+
+def test_a_picture_in_memory_is_checked_as_a_file_is() -> None:
+    with pytest.raises(HyperkitError, match="is 3 x 40 pixels"):
+        prepare_picture(np.zeros((40, 3, 3), np.uint8), 16)
