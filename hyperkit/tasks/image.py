@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from pydantic import SerializeAsAny
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperkit.adapt import Observations, TTOConfig, observed_picture
 from hyperkit.config import PartConfig
-from hyperkit.contracts import Batch
 from hyperkit.data.images import ImageData, ImageDataConfig
 from hyperkit.hypernets import HypernetConfig, TransINRConfig
 from hyperkit.models.inr_hypernet import INRHypernet
@@ -21,9 +18,8 @@ from hyperkit.models.predictor import PicturePredictor
 from hyperkit.renderers import PointsConfig
 from hyperkit.targets.encoding import EncodingConfig
 from hyperkit.targets.mlp import MLPConfig
-from hyperkit.tasks.inr import Example, INRConfig, INRTask, Output, current_precision
-from hyperkit.tasks.meters import PictureMeter
-from hyperkit.tasks.sheets import QUICK, overview, write_picture_examples
+from hyperkit.tasks.inr import INRConfig
+from hyperkit.tasks.pictures import PictureTask
 
 NETWORK = MLPConfig(
     coordinates=2,
@@ -46,13 +42,12 @@ class ImageConfig(INRConfig):
     renderer: PointsConfig = PointsConfig()
 
 
-class ImageTask(INRTask):
+class ImageTask(PictureTask):
     """Image regression."""
 
     name = "image"
     config_model = ImageConfig
     verbs: ClassVar[frozenset[str]] = frozenset({"prepare", "train", "finetune", "evaluate", "render"})
-    reads = "picture"
     target_kinds = ("mlp",)
     signal = (2, 3)
 
@@ -65,24 +60,6 @@ class ImageTask(INRTask):
     def observations(self, context: Tensor, cameras: Any, config: TTOConfig) -> Observations:
         """Return pixels of the picture."""
         return observed_picture(context, config)
-
-    def meter(self, device: torch.device | str) -> PictureMeter:
-        """Return PSNR, SSIM, LPIPS and FID."""
-        return PictureMeter(device)
-
-    def quick_meter(self, device: torch.device | str) -> PictureMeter:
-        """Return PSNR and SSIM."""
-        return PictureMeter(device, QUICK)
-
-    def media(self, model: nn.Module, batch: Batch) -> Mapping[str, np.ndarray]:
-        """Return one picture: truth and prediction of the first items."""
-        assert isinstance(model, INRHypernet)
-        output, _ = self.predict(model, batch, precision=current_precision(model.device))
-        return {"validation": overview(output, batch)}
-
-    def write_examples(self, path: Path, batch: Batch, output: Output, examples: Sequence[Example]) -> Path:
-        """Write input, truth, prediction and difference of a few items."""
-        return write_picture_examples(path, batch, output, examples)
 
     def predictor(self, model: INRHypernet, precision: torch.dtype, samples: Mapping[str, Any]) -> PicturePredictor:
         """Wrap a trained model for use on pictures."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from pydantic import SerializeAsAny
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperkit.adapt import Observations, TTOConfig, observed_views
 from hyperkit.config import PartConfig
@@ -24,9 +22,8 @@ from hyperkit.models.predictor import FieldPredictor
 from hyperkit.randomness import StepRandom
 from hyperkit.renderers import RendererConfig
 from hyperkit.targets.radiance_field import RadianceFieldConfig
-from hyperkit.tasks.inr import Example, INRConfig, INRTask, Output, current_precision
-from hyperkit.tasks.meters import PictureMeter
-from hyperkit.tasks.sheets import QUICK, overview, write_picture_examples
+from hyperkit.tasks.inr import INRConfig
+from hyperkit.tasks.pictures import PictureTask
 
 
 class NVSConfig(INRConfig):
@@ -39,13 +36,12 @@ class NVSConfig(INRConfig):
     renderer: RendererConfig = RendererConfig()
 
 
-class NVSTask(INRTask):
+class NVSTask(PictureTask):
     """Novel view synthesis from one view or a few (P, section 3.2)."""
 
     name = "nvs"
     config_model = NVSConfig
     verbs: ClassVar[frozenset[str]] = frozenset({"prepare", "train", "finetune", "evaluate", "render"})
-    reads = "picture"
     has_cameras = True
     target_kinds = ("radiance_field", "hash_grid")
 
@@ -65,24 +61,6 @@ class NVSTask(INRTask):
         """Return rays of the context views, whose cameras must be known."""
         assert cameras is not None
         return observed_views(context, cameras, config)
-
-    def meter(self, device: torch.device | str) -> PictureMeter:
-        """Return PSNR, SSIM, LPIPS and FID."""
-        return PictureMeter(device)
-
-    def quick_meter(self, device: torch.device | str) -> PictureMeter:
-        """Return PSNR and SSIM."""
-        return PictureMeter(device, QUICK)
-
-    def media(self, model: nn.Module, batch: Batch) -> Mapping[str, np.ndarray]:
-        """Return one picture: inputs, truth and prediction of the first items."""
-        assert isinstance(model, INRHypernet)
-        output, _ = self.predict(model, batch, precision=current_precision(model.device))
-        return {"validation": overview(output, batch)}
-
-    def write_examples(self, path: Path, batch: Batch, output: Output, examples: Sequence[Example]) -> Path:
-        """Write input, truth, prediction and difference of a few items."""
-        return write_picture_examples(path, batch, output, examples)
 
     def predictor(self, model: INRHypernet, precision: torch.dtype, samples: Mapping[str, Any]) -> FieldPredictor:
         """Wrap a trained model for use on pictures of objects."""
