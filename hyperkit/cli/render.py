@@ -71,6 +71,7 @@ def render(
     ] = None,
     out: o.OutOption = None,
     device: o.DeviceOption = None,
+    assignments: o.SetOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
     """Render an object from all sides, a picture at any resolution, or a sound at any rate.
@@ -105,13 +106,12 @@ def render(
         audio=audio,
         object_id=object_id,
         sample=sample,
-        data=data,
+        overrides=o.overrides(assignments, data=data, device=device),
         context_views=context_views,
         tto=tto,
         attention=attention,
         weights_out=weights_out,
         out=out,
-        device=device or "auto",
     )
     result.show()
     o.emit(result.folder, result.to_json(), as_json)

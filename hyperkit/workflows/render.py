@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hyperkit.config import merge
 from hyperkit.contracts import TargetParams
 from hyperkit.errors import HyperkitError
 from hyperkit.models.predictor import autocast
@@ -58,13 +59,12 @@ def render(
     audio: str | os.PathLike[str] | None = None,
     object_id: str | None = None,
     sample: int = 0,
-    data: str | None = None,
+    overrides: dict[str, Any] | None = None,
     context_views: int | None = None,
     tto: int = 0,
     attention: bool = False,
     weights_out: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
-    device: str = "auto",
 ) -> RenderResult:
     """Render one input: an object from all sides, a picture at any resolution, a sound at any rate.
 
@@ -74,13 +74,13 @@ def render(
         image, audio: a file of the user's own.
         object_id: an item of the data set ("cars/car_0001") instead.
         sample: number of the checkpoint's own input, where none of these is given.
-        data: folder of the data set that has the item, where it is not the one that was trained on.
+        overrides: nested values laid over the checkpoint's configuration: ``{"data": {"root": DIR}}`` for a data set
+            that is not the one that was trained on, ``{"evaluation": {"tto": {"learning_rate": 1e-3}}}``.
         context_views: views of the object that the model sees; with ``object_id``.
         tto: steps of test-time optimisation on the input; not where its camera is needed and not known.
         attention: also draw where the weight tokens of each layer look.
         weights_out: write the generated network here (.safetensors).
         out: folder of the results; by default ``render-<input>`` in the run's folder, or beside the checkpoint.
-        device: "auto", "cpu" or "cuda".
 
     Raises:
         HyperkitError: bad checkpoint, input or arguments.
@@ -92,8 +92,7 @@ def render(
     given_sources = [name for name, value in sources.items() if value is not None]
     if len(given_sources) > 1:
         raise HyperkitError(f"{' and '.join(given_sources)} were given together.", "Give one of them.")
-    overrides: dict[str, Any] = {"training": {"device": device}} | ({"data": {"root": data}} if data else {})
-    loaded = open_checkpoint(checkpoint, overrides)
+    loaded = open_checkpoint(checkpoint, merge({"training": {"device": "auto"}}, overrides or {}))
     presenter = presenter_of(loaded.task)
     presenter.check(loaded.task.name, options)
     file = _file(presenter, loaded.task.name, image, audio)

@@ -131,6 +131,18 @@ def test_optimisation_at_test_time_brings_the_input_nearer(
     assert after > before + 0.5
 
 
+def test_rendering_takes_settings_of_the_optimisation(image: RunResult, tmp_path: Path) -> None:
+    name = hyperkit.load(image.run).samples["ids"][0]
+    errors = []
+    for rate in (1e-9, 0.01):
+        changes = {"evaluation": {"tto": {"learning_rate": rate, "rays": 256}}}
+        folder = tmp_path / str(rate)
+        render(image.run, RenderOptions(scale=1), object_id=name, tto=40, overrides=changes, out=folder)
+        made, given = (np.asarray(Image.open(folder / f"{part}.png")).astype(float) for part in ("inr", "input"))
+        errors.append(float(((made - given) ** 2).mean()))
+    assert errors[1] < 0.7 * errors[0]
+
+
 def test_users_get_objects_that_can_be_saved(image: RunResult, audio: RunResult, tmp_path: Path) -> None:
     picture = hyperkit.load(image.run, precision="32")(torch.rand(3, 16, 16))
     picture.save(tmp_path / "p.safetensors")
