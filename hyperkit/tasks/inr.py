@@ -177,6 +177,11 @@ class INRTask(Task):
     @classmethod
     def complete(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Lay the task's own network under a ``target`` section that changes a part of it."""
+        if not cls.has_cameras and "views" in values.get("data", {}):
+            raise HyperkitError(
+                f"An item of the task {cls.name!r} has one context, not several views.",
+                "Leave --views (data.views) out.",
+            )
         known = cls.config_model.model_fields
         own = known["target"].default
         if values.get("target_kind", known["target_kind"].default) != known["target_kind"].default:

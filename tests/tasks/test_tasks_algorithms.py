@@ -156,6 +156,8 @@ def test_backbones_of_the_other_kind_are_refused_by_name() -> None:
 def test_poses_where_there_are_no_cameras_are_refused() -> None:
     with pytest.raises(HyperkitError, match="the task 'audio' has none"):
         build("audio", context={"pose_tokens": True})
+    with pytest.raises(HyperkitError, match="An item of the task 'image' has one context"):
+        build("image", data={"views": 2})
 
 
 def test_settings_without_effect_are_refused() -> None:
