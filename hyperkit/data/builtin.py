@@ -51,13 +51,22 @@ def builtin_root(name: str = "quickstart", progress: Callable[[int, int], None] 
     if name not in BUILTIN:
         raise unknown_name("built-in data set", name, BUILTIN)
     spec = BUILTIN[name]
-    root = cache_dir() / spec.folder
+
+    def make(root: Path) -> None:
+        log.info("making the built-in data set (%s) in %s", name, root)
+        make_procedural(root, spec.counts, spec.size, spec.views, progress=progress)
+
+    return made_once(spec.folder, make)
+
+
+def made_once(folder: str, make: Callable[[Path], None]) -> Path:
+    """Return ``folder`` of the cache, made first if it is not there; a second process waits for the first."""
+    root = cache_dir() / folder
     if root.is_dir():
         return root
-    with folder_lock(cache_dir() / ".locks" / spec.folder):
+    with folder_lock(cache_dir() / ".locks" / folder):
         if not root.is_dir():
-            log.info("making the built-in data set (%s) in %s", name, root)
-            make_procedural(root, spec.counts, spec.size, spec.views, progress=progress)
+            make(root)
     return root
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperkit.data.places import folder_lock, new_folder
+from hyperkit.data.builtin import made_once
+from hyperkit.data.places import new_folder
 from hyperkit.errors import unknown_name
-from hyperkit.files import cache_dir
 
 log = logging.getLogger("hyperkit")
 Progress = Callable[[int, int], None]
@@ -75,13 +75,11 @@ def builtin_signals_root(kind: str, name: str = "quickstart", progress: Progress
     if name not in sets:
         raise unknown_name(f"built-in set of {kind}", name, sets)
     spec = sets[name]
-    root = cache_dir() / spec.folder
-    if root.is_dir():
-        return root
-    with folder_lock(cache_dir() / ".locks" / spec.folder):
-        if not root.is_dir():
-            log.info("making the built-in set of %s (%s) in %s", kind, name, root)
-            with new_folder(root) as part:
-                spec.make(part / "data", progress)
-                (part / "data").rename(root)
-    return root
+
+    def make(root: Path) -> None:
+        log.info("making the built-in set of %s (%s) in %s", kind, name, root)
+        with new_folder(root) as part:
+            spec.make(part / "data", progress)
+            (part / "data").rename(root)
+
+    return made_once(spec.folder, make)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -14,6 +12,7 @@ from torch import Tensor
 from hyperkit import randomness
 from hyperkit.config import PartConfig
 from hyperkit.data import pixels
+from hyperkit.data.epochs import EpochOrder
 from hyperkit.data.pack import Pack
 
 
@@ -116,11 +115,11 @@ class Draws:
 
     def __init__(self, pack: Pack, objects: np.ndarray, config: NVSDataConfig, seed: int) -> None:
         self._pack, self._objects, self._config, self._seed = pack, objects, config, seed
-        self._order = lru_cache(maxsize=4)(self._permutation)
+        self._order = EpochOrder(objects, seed)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Return the number of steps after which every object has been drawn."""
-        return max(1, math.ceil(len(self._objects) / batch_size))
+        return self._order.steps(batch_size)
 
     def views(self, step: int) -> int:
         """Return the number of context views of a step."""
@@ -132,12 +131,10 @@ class Draws:
     def at(self, step: int, batch_size: int) -> Draw:
         """Draw the joined batch of a step.
 
-        Positions run on over the epochs' permutations, so a batch may hold the end of one and the start of the next.
         The first context and the target are the same for every number of views.
         """
         count, config = len(self._objects), self._config
-        epoch, place = np.divmod(step * batch_size + np.arange(batch_size), count)
-        objects = self._objects[[self._order(int(e))[p] for e, p in zip(epoch, place, strict=True)]]
+        objects = self._order.at(step, batch_size, np.arange(batch_size))
         rng = randomness.numpy_rng(self._seed, "train", step)
         first, end = config.train_views
         usable = np.minimum(self._pack.views[objects], end) - first
@@ -153,9 +150,6 @@ class Draws:
         colour = pixels.colour_matrices(batch_size, self._seed, "train", step) if recoloured else None
         early = (step * batch_size + np.arange(batch_size)) < config.foreground_epochs * count
         return Draw(objects, start[:, None] + contexts, start + target, rays, early, mirror, colour)
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return randomness.numpy_rng(self._seed, "epoch", epoch).permutation(len(self._objects))
 
     def _contexts(self, step: int, context: np.ndarray, target: np.ndarray, usable: np.ndarray) -> np.ndarray:
         # (B, V): the first context, then others in a random order; never the target where there are views enough

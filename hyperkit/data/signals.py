@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +19,7 @@ from hyperkit import randomness
 from hyperkit.config import PartConfig
 from hyperkit.contracts import Batch
 from hyperkit.data.builtin_signals import builtin_signals_root
+from hyperkit.data.epochs import EpochOrder
 from hyperkit.data.flat_pack import Decoded, open_flat_pack, refuse
 from hyperkit.data.folders import Kind, divide, find_files, split_hash
 from hyperkit.data.layout import Problem
@@ -121,7 +120,7 @@ class SignalData(ABC):
         self._trainable = False
         self._items = np.array([self._rows[name] for name in self.train_ids], dtype=np.int64)
         self._coordinates = self._grid()
-        self._order = lru_cache(maxsize=4)(self._permutation)
+        self._order = EpochOrder(self._items, seed)
 
     @abstractmethod
     def _pack_name(self) -> str:
@@ -262,10 +261,7 @@ class SignalData(ABC):
         """
         if not self._trainable:
             self.check_training()
-        return max(1, math.ceil(len(self.train_ids) / batch_size))
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return randomness.numpy_rng(self.seed, "epoch", epoch).permutation(len(self._items))
+        return self._order.steps(batch_size)
 
     def train_batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Batch:
         """Return the training batch of a step; a pure function of the seed and the step.
@@ -284,9 +280,7 @@ class SignalData(ABC):
         if not self._trainable:
             self.check_training()
         positions = np.arange(rank, batch_size, world)
-        # Positions run on over the epochs' permutations, so a batch may hold the end of one and the start of the next.
-        epochs, places = np.divmod(step * batch_size + positions, len(self._items))
-        rows = [int(self._items[self._order(int(e))[p]]) for e, p in zip(epochs, places, strict=True)]
+        rows = self._order.at(step, batch_size, positions).tolist()
         rngs = [randomness.numpy_rng(self.seed, "train", step, int(position)) for position in positions]
         crops = [self._random_crop(row, rng) for row, rng in zip(rows, rngs, strict=True)]
         count, points = self._points_per_item, len(self._coordinates)
