@@ -24,7 +24,7 @@ from hyperkit.models.predictor import SoundPredictor
 from hyperkit.renderers import PointsConfig
 from hyperkit.targets.encoding import EncodingConfig
 from hyperkit.targets.mlp import MLPConfig
-from hyperkit.tasks.inr import Example, INRConfig, INRTask, Output
+from hyperkit.tasks.inr import Example, INRConfig, INRTask, Meter, Output
 
 NETWORK = MLPConfig(
     coordinates=1,
@@ -65,11 +65,9 @@ class AudioTask(INRTask):
 
     @classmethod
     def complete(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the backbone the data's sample rate, and name one that reads sounds."""
-        completed = super().complete(values)
-        data, backbone = (cls.config_model.model_fields[name].default for name in ("data", "backbone"))
-        rate = completed.get("data", {}).get("rate", data.rate)
-        return merge({"backbone": {"name": backbone.name, "sample_rate": rate}}, completed)
+        """Give the backbone the data's sample rate."""
+        rate = values.get("data", {}).get("rate", cls.config_model.model_fields["data"].default.rate)
+        return super().complete(merge({"backbone": {"sample_rate": rate}}, values))
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -88,11 +86,11 @@ class AudioTask(INRTask):
 
     def meter(self, device: torch.device | str) -> SoundMeter:
         """Return PSNR, SI-SDR and log-spectral distance."""
-        return SoundMeter(device, self.config.data.rate)
+        return SoundMeter(SoundMetrics(device), self.config.data.rate)
 
     def quick_meter(self, device: torch.device | str) -> SoundMeter:
         """Return PSNR."""
-        return SoundMeter(device, self.config.data.rate, ("psnr",))
+        return SoundMeter(SoundMetrics(device, ("psnr",)), self.config.data.rate)
 
     def media(self, model: nn.Module, batch: Batch) -> Mapping[str, np.ndarray]:
         """Return nothing: curves are drawn from the metrics, and clips are written at the end."""
@@ -127,33 +125,14 @@ class AudioTask(INRTask):
         }
 
 
-class SoundMeter:
-    """``SoundMetrics`` of whole clips.
+class SoundMeter(Meter[SoundMetrics]):
+    """``SoundMetrics`` of whole clips of a given rate (samples per second)."""
 
-    Args:
-        device: where the metrics are computed.
-        rate: samples per second.
-        names: which metrics; None: all.
-    """
-
-    def __init__(self, device: torch.device | str, rate: int, names: Sequence[str] | None = None) -> None:
-        self._metrics = SoundMetrics(device) if names is None else SoundMetrics(device, names)
+    def __init__(self, metrics: SoundMetrics, rate: int) -> None:
+        super().__init__(metrics)
         self._rate = rate
-        self.unavailable, self.weights, self.notes = (
-            self._metrics.unavailable,
-            self._metrics.weights,
-            self._metrics.notes,
-        )
 
     def update(self, output: Output, batch: Batch) -> Scores:
         """Take in one batch and return its scores."""
         prediction, truth = output.values[..., 0].float(), batch.truth[..., 0]
-        return self._metrics.update(prediction, truth, batch.ids, batch.classes, self._rate)
-
-    def scores(self) -> Scores:
-        """Return the per-item values of all batches so far."""
-        return self._metrics.scores()
-
-    def distribution(self) -> Mapping[str, Mapping[str, float | None]]:
-        """Return nothing: no metric of sounds is one of a whole set."""
-        return self._metrics.distribution()
+        return self.metrics.update(prediction, truth, batch.ids, batch.classes, self._rate)

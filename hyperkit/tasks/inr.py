@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import torch
 from pydantic import Field as ConfigField
@@ -107,16 +107,12 @@ class EvaluationItems(Protocol):
         ...
 
 
-class Meter(Protocol):
-    """Collects the metrics of a task, batch by batch."""
+class Metrics(Protocol):
+    """A collector of metrics from tensors, such as ``ImageMetrics``."""
 
     unavailable: dict[str, str]
     weights: dict[str, dict[str, str]]
     notes: dict[str, str]
-
-    def update(self, output: Output, batch: Batch) -> Scores:
-        """Take in one batch and return its scores."""
-        ...
 
     def scores(self) -> Scores:
         """Return the per-item values of all batches so far."""
@@ -125,6 +121,24 @@ class Meter(Protocol):
     def distribution(self) -> Mapping[str, Mapping[str, float | None]]:
         """Return the metrics of the whole set."""
         ...
+
+
+M = TypeVar("M", bound=Metrics)
+
+
+class Meter(ABC, Generic[M]):
+    """Collects the metrics of a task from its own batches.
+
+    Args:
+        metrics: what they are collected in.
+    """
+
+    def __init__(self, metrics: M) -> None:
+        self.metrics = metrics
+
+    @abstractmethod
+    def update(self, output: Output, batch: Batch) -> Scores:
+        """Take in one batch and return its scores."""
 
 
 @dataclass(frozen=True)
@@ -176,17 +190,17 @@ class INRTask(Task):
 
     @classmethod
     def complete(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Lay the task's own network under a ``target`` section that changes a part of it."""
+        """Lay the task's own backbone and network under sections that change a part of them."""
         if not cls.has_cameras and "views" in values.get("data", {}):
             raise HyperkitError(
                 f"An item of the task {cls.name!r} has one context, not several views.",
                 "Leave --views (data.views) out.",
             )
         known = cls.config_model.model_fields
-        own = known["target"].default
-        if values.get("target_kind", known["target_kind"].default) != known["target_kind"].default:
-            return dict(values)
-        return merge({"target": own.model_dump(mode="json")}, values)
+        sections = ["backbone"]
+        if values.get("target_kind", known["target_kind"].default) == known["target_kind"].default:
+            sections.append("target")
+        return merge({section: known[section].default.model_dump(mode="json") for section in sections}, values)
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -318,11 +332,11 @@ class INRTask(Task):
         """Return what test-time optimisation sees: points of the context, never of the targets."""
 
     @abstractmethod
-    def meter(self, device: torch.device | str) -> Meter:
+    def meter(self, device: torch.device | str) -> Meter[Any]:
         """Return a new collector of all metrics."""
 
     @abstractmethod
-    def quick_meter(self, device: torch.device | str) -> Meter:
+    def quick_meter(self, device: torch.device | str) -> Meter[Any]:
         """Return a collector of the metrics that validation during training takes."""
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Scores:

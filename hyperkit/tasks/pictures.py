@@ -13,7 +13,7 @@ from hyperkit.contracts import Batch, Rendered, Scores, Signal
 from hyperkit.metrics.evaluator import ImageMetrics
 from hyperkit.metrics.image import as_pictures
 from hyperkit.models.inr_hypernet import INRHypernet
-from hyperkit.tasks.inr import Example, INRTask, Output, current_precision
+from hyperkit.tasks.inr import Example, INRTask, Meter, Output, current_precision
 
 QUICK = ("psnr", "ssim")
 """The metrics that validation during training takes."""
@@ -26,11 +26,11 @@ class PictureTask(INRTask):
 
     def meter(self, device: torch.device | str) -> PictureMeter:
         """Return PSNR, SSIM, LPIPS and FID."""
-        return PictureMeter(device)
+        return PictureMeter(ImageMetrics(device))
 
     def quick_meter(self, device: torch.device | str) -> PictureMeter:
         """Return PSNR and SSIM."""
-        return PictureMeter(device, QUICK)
+        return PictureMeter(ImageMetrics(device, QUICK))
 
     def media(self, model: nn.Module, batch: Batch) -> Mapping[str, np.ndarray]:
         """Return one picture: inputs, truth and prediction of the first items."""
@@ -43,34 +43,13 @@ class PictureTask(INRTask):
         return write_picture_examples(path, batch, output, examples)
 
 
-class PictureMeter:
-    """``ImageMetrics`` of whole pictures.
+class PictureMeter(Meter[ImageMetrics]):
+    """``ImageMetrics`` of whole pictures."""
 
-    Args:
-        device: where the metrics' networks run.
-        names: which metrics; None: all.
-    """
-
-    def __init__(self, device: torch.device | str, names: Sequence[str] | None = None) -> None:
-        self._metrics = ImageMetrics(device) if names is None else ImageMetrics(device, names)
-        self.unavailable, self.weights, self.notes = (
-            self._metrics.unavailable,
-            self._metrics.weights,
-            self._metrics.notes,
-        )
-
-    def update(self, output: Rendered | Signal, batch: Batch) -> Scores:
+    def update(self, output: Output, batch: Batch) -> Scores:
         """Take in one batch and return its scores."""
         prediction, truth = pictures(output.values, batch), pictures(batch.truth, batch)
-        return self._metrics.update(prediction.float(), truth, batch.ids, batch.classes)
-
-    def scores(self) -> Scores:
-        """Return the per-item values of all batches so far."""
-        return self._metrics.scores()
-
-    def distribution(self) -> Mapping[str, Mapping[str, float | None]]:
-        """Return FID."""
-        return self._metrics.distribution()
+        return self.metrics.update(prediction.float(), truth, batch.ids, batch.classes)
 
 
 def pictures(values: Tensor, batch: Batch) -> Tensor:

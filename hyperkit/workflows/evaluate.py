@@ -163,7 +163,7 @@ def measure(
         meter.update(output, batch.to(model.device))
         if calibration is not None and output.deviation is not None:
             calibration.update(output.values, output.deviation, batch.truth)
-    scores = meter.scores()
+    scores = meter.metrics.scores()
     if calibration is not None:
         scores = calibration.join(scores)
     chosen = pick_examples(scores.values["psnr"])
@@ -182,11 +182,11 @@ def measure(
         return files
 
     results = {
-        split: aggregate([scores], meter.distribution()),
+        split: aggregate([scores], meter.metrics.distribution()),
         "constants": task.data().constants(split, tuple(items.counts), limit=limit),
-        "unavailable": meter.unavailable,
-        "notes": meter.notes,
-        "weights": meter.weights,
+        "unavailable": meter.metrics.unavailable,
+        "notes": meter.metrics.notes,
+        "weights": meter.metrics.weights,
         "pairs": items.hash,
         "seconds": time.monotonic() - started,
     }
