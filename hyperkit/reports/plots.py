@@ -103,10 +103,12 @@ def training_curves(
 def _panel(axes: Any, records: Sequence[Mapping[str, Any]], splits: Sequence[str], name: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    positive = True
     for index, split in enumerate(splits):
         steps, values = series(records, split, name)
         if not len(steps):
             continue
+        positive = positive and bool((values > 0).all())
         if split == "train":
             if len(values) > 20:
                 axes.plot(steps, values, color=TRAIN, alpha=0.25, linewidth=0.8)
@@ -117,7 +119,7 @@ def _panel(axes: Any, records: Sequence[Mapping[str, Any]], splits: Sequence[str
             label = "validation" if split in ("val", "valid") else split
             colour = OTHERS[(index - 1) % len(OTHERS)]
             axes.plot(steps, values, color=colour, linewidth=1.6, marker="o", markersize=3.5, label=label)
-    if name == "loss":
+    if name == "loss" and positive:  # likelihoods may be negative, which a logarithmic axis would leave out
         axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("loss" if name == "loss" else "PSNR (dB)")

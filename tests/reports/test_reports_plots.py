@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hyperkit.reports.plots import read_metrics, series, smooth, training_curves
+from hyperkit.reports.plots import _panel, read_metrics, series, smooth, training_curves
 
 
 def write_lines(path: Path, records: list[dict[str, object]], tail: str = "") -> Path:
@@ -73,3 +73,15 @@ def test_nothing_to_draw_writes_nothing(tmp_path: Path) -> None:
     empty = write_lines(tmp_path / "m.jsonl", [{"step": 1, "split": "train", "seconds": 3.0}])
     assert not training_curves(empty, tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
+
+
+@pytest.mark.parametrize(("losses", "scale"), [((3.0, 1.0, 0.1), "log"), ((3.0, 0.1, -2.0), "linear")])
+def test_losses_below_zero_are_drawn(losses: tuple[float, ...], scale: str) -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    records = [{"step": step, "split": "train", "loss": loss} for step, loss in enumerate(losses, 1)]
+    _panel(axes, records, ["train"], "loss")
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    assert low < min(losses) < max(losses) < high
