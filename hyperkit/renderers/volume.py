@@ -11,11 +11,10 @@ from torch import Tensor
 
 from hyperkit.config import PartConfig
 from hyperkit.contracts import Rays, Rendered
+from hyperkit.kernels.render_field import reference
+from hyperkit.kernels.render_field.reference import place_samples, ray_weights, to_the_next
 from hyperkit.renderers.chunks import in_chunks
 from hyperkit.renderers.hierarchical import cells, draw_fine, merge
-
-LAST_INTERVAL = 1e-3
-"""Length of the last interval with ``endpoints`` sampling, as in Trans-INR's public implementation."""
 
 
 class RendererConfig(PartConfig):
@@ -96,16 +95,7 @@ def sample_along(
     Returns:
         t (B, R, S), increasing, and the length (B, R, S) of the interval that each sample stands for.
     """
-    count = config.samples
-    index = torch.arange(count, dtype=near.dtype, device=near.device)
-    span = (far - near).unsqueeze(-1)
-    if config.sampling == "bins":
-        width = span / max(count, 1)
-        offset = 0.5 if jitter is None else jitter
-        return near.unsqueeze(-1) + (index + offset) * width, width.expand(*near.shape, count)
-    step = span / max(count - 1, 1)
-    t = near.unsqueeze(-1) + (index if jitter is None else index + jitter) * step
-    return t, _to_the_next(t, near, far)
+    return place_samples(near, far, config.samples, config.sampling, jitter)
 
 
 def sample_lengths(t: Tensor, near: Tensor, far: Tensor, config: RendererConfig) -> Tensor:
@@ -114,28 +104,7 @@ def sample_lengths(t: Tensor, near: Tensor, far: Tensor, config: RendererConfig)
     With ``bins`` each sample stands for what is nearer to it than to the others, from near to far, which for regular
     samples is what ``sample_along`` gives; with ``endpoints`` for what lies between it and the next one.
     """
-    return cells(t, near, far).diff(dim=-1) if config.sampling == "bins" else _to_the_next(t, near, far)
-
-
-def _to_the_next(t: Tensor, near: Tensor, far: Tensor) -> Tensor:
-    last = torch.full_like(far, LAST_INTERVAL) * (far > near)  # rays that miss the sphere have none
-    return torch.cat((t.diff(dim=-1), last.unsqueeze(-1)[..., : t.shape[-1]]), dim=-1)
-
-
-def ray_weights(density: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Return w_i = exp(-sum_{j<i} sigma_j d_j) (1 - exp(-sigma_i d_i)) (NeRF, eq. 3) and their sum, the opacity.
-
-    Args:
-        density, lengths: (B, R, S), not negative.
-
-    Returns:
-        (B, R, S) and (B, R), float32 or wider.
-    """
-    kind = torch.promote_types(density.dtype, torch.float32)
-    thickness = density.to(kind) * lengths.to(kind)
-    total = thickness.cumsum(-1)
-    weights = torch.exp(-(total - thickness)) * -torch.expm1(-thickness)
-    return weights, -torch.expm1(-thickness.sum(-1))
+    return cells(t, near, far).diff(dim=-1) if config.sampling == "bins" else to_the_next(t, near, far)
 
 
 def composite(
@@ -165,19 +134,13 @@ def composite(
     Example:
         One sample of density ln 2 over a length of 1 has weight 1/2: half its colour, half background.
     """
-    weights, opacity = ray_weights(density, lengths)
-    kind = weights.dtype
-    through = 1 - opacity
-    rgb = _sum(weights, colour) + through.unsqueeze(-1) * torch.as_tensor(background, dtype=kind, device=weights.device)
-    depth = (weights * t.to(kind)).sum(-1) + through * far.to(kind)
     if deviation is None:
-        return Rendered(rgb, depth, opacity)
-    spread = _sum(weights, deviation) + through.unsqueeze(-1) * background_deviation
-    return Rendered(rgb, depth, opacity, spread)
-
-
-def _sum(weights: Tensor, values: Tensor) -> Tensor:
-    return (weights.unsqueeze(-1) * values.to(weights.dtype)).sum(-2)
+        return Rendered(*reference.composite(density, colour, t, lengths, far, background))
+    channels = colour.shape[-1]
+    behind = torch.as_tensor(background, dtype=torch.float64, device=colour.device).expand(channels)
+    behind = torch.cat((behind, torch.full_like(behind, background_deviation)))
+    both, depth, opacity = reference.composite(density, torch.cat((colour, deviation), -1), t, lengths, far, behind)
+    return Rendered(both[..., :channels], depth, opacity, both[..., channels:])
 
 
 def render_rays(field: Field_, rays: Rays, config: RendererConfig, jitter: Tensor | None = None) -> Rendered:

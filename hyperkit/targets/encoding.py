@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hyperkit.config import PartConfig
+from hyperkit.kernels.render_field.reference import encode
 
 
 class EncodingConfig(PartConfig):
@@ -55,9 +56,4 @@ class PositionalEncoding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode x (..., C). Angles are formed in float32 at least: in bfloat16 the high frequencies would be noise."""
-        bands = self.bands.to(x.device, torch.promote_types(x.dtype, torch.float32))
-        angles = (x.to(bands.dtype).unsqueeze(-1) * bands).flatten(-2)
-        parts = [torch.cos(angles), torch.sin(angles)]
-        if self.config.include_input:
-            parts.insert(0, x.to(bands.dtype))
-        return torch.cat(parts, dim=-1)
+        return encode(x, self.bands, self.config.include_input)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from hyperkit.config import PartConfig
 from hyperkit.contracts import TargetParams, TargetSpec, TensorSpec
+from hyperkit.kernels.render_field import reference as render_field
 from hyperkit.targets.base import Target, deviation_of, linear, ordinary_linear
 from hyperkit.targets.encoding import EncodingConfig, PositionalEncoding
 
@@ -117,10 +118,8 @@ class RadianceField(Target):
 
 def activate(raw: Tensor, config: FieldOutputsConfig) -> Tensor:
     """Turn raw outputs (..., 4), or (..., 7), into colour, density and deviation, in float32 (at least)."""
-    raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-    shifted = raw[..., 3:4] + config.density_shift
-    density = torch.relu(shifted) if config.density == "relu" else F.softplus(shifted)
-    parts = [torch.sigmoid(raw[..., :3]), config.density_scale * density]
+    colour, density = render_field.activate(raw[..., :4], config.density, config.density_scale, config.density_shift)
+    parts = [colour, density.unsqueeze(-1)]
     if raw.shape[-1] > 4:
         parts.append(deviation_of(raw[..., 4:], config.deviation_floor))
     return torch.cat(parts, dim=-1)
