@@ -117,6 +117,8 @@ class Batch(_Movable):
         query: where the target is evaluated: ``Rays`` for radiance fields, coordinates (B, N, C) for others: (x, y) of
             pictures, t of sounds, each in [-1, 1] over the whole signal (``geometry`` says where samples lie).
         truth: (B, R, 3) or (B, N, F), the signal at ``query``.
+        opacity: (B, R) in [0, 1], the truth's alpha at ``query``, not composited; NaN in the rows of items whose
+            pictures are opaque everywhere, of which it says nothing. None where nothing is composited.
         ids: one id per item ("cars/0001").
         classes: one class name per item.
         context_cameras: cameras of the context pictures, shape (B, V), where known.
@@ -130,6 +132,7 @@ class Batch(_Movable):
     classes: tuple[str, ...] = ()
     context_cameras: Cameras | None = None
     query_size: tuple[int, int] | None = None
+    opacity: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hyperkit.contracts import Batch
 from hyperkit.data.pairs import Pair
-from hyperkit.data.pixels import PixelReader
+from hyperkit.data.pixels import PixelReader, opacity, unpack_words
 from hyperkit.data.places import side_folder, writable
 from hyperkit.files import atomic_path
 from hyperkit.geometry import picture_rays
@@ -24,7 +24,7 @@ class EvalSet:
     """Frozen pairs as batches: V context pictures, and every ray and pixel of a target view.
 
     Iterating gives ``Batch`` with context (B, V, 3, S, S), its cameras (B, V), rays (B, S * S, 3), their truth
-    (B, S * S, 3) and ``query_size``.
+    (B, S * S, 3) with its opacity (B, S * S), and ``query_size``.
 
     Attributes:
         pairs: the items, in order, all with V context views.
@@ -71,6 +71,7 @@ class EvalSet:
             classes=tuple(self.classes[i] for i in items),
             context_cameras=self._reader.cameras(context, np.broadcast_to(source, context.shape)),
             query_size=(size, size),
+            opacity=opacity(unpack_words(self._reader.words(target)), self._reader.pack.opaque[owner]),
         )
 
     def targets(self, items: Sequence[int]) -> Tensor:

@@ -148,8 +148,8 @@ class NVSData:
             rank, world: this process takes items ``rank, rank + world, ...`` of the joined batch.
 
         Returns:
-            Batch with context (B, V, 3, S, S), its cameras (B, V), rays (B, R, 3) of one target view and their truth.
-            The target is none of the context views unless an object has no more than V.
+            Batch with context (B, V, 3, S, S), its cameras (B, V), rays (B, R, 3) of one target view, their truth and
+            its opacity. The target is none of the context views unless an object has no more than V.
 
         Raises:
             HyperkitError: objects have too few views for V context views, in training or in evaluation.
@@ -158,7 +158,7 @@ class NVSData:
             self._check_views()
         draw = self._draws.at(step, batch_size).part(rank, world)
         size, views = self.size, draw.contexts.shape[1]
-        opaque = torch.from_numpy(self.pack.opaque[draw.objects])
+        opaque = self.pack.opaque[draw.objects]
         context = self._reader.words(draw.contexts).reshape(-1, views, size, size)
         context[draw.mirror] = context[draw.mirror][..., ::-1]
         seen = self._choose_pixels(draw)
@@ -167,7 +167,8 @@ class NVSData:
         cameras, ids = self._cameras(draw), tuple(self.pack.ids[i] for i in draw.objects)
         # All of an item's views are one row of pixels, so that they change their colours together.
         pictures = self._finish(pixels.unpack_words(context.reshape(-1, views * size * size)), draw.colour, opaque)
-        truth = self._finish(self._reader.pixels(draw.target, seen), draw.colour, opaque)
+        sampled = self._reader.pixels(draw.target, seen)
+        truth = self._finish(sampled, draw.colour, opaque)
         return Batch(
             context=pictures.reshape(-1, 3, views, size, size).transpose(1, 2).contiguous(),
             query=pixel_rays(
@@ -177,6 +178,7 @@ class NVSData:
             ids=ids,
             classes=tuple(name.split("/", 1)[0] for name in ids),
             context_cameras=replace(cameras, poses=cameras.poses[:, :-1], focal=cameras.focal[:, :-1]),
+            opacity=pixels.opacity(sampled, opaque),
         )
 
     def _cameras(self, draw: Draw) -> Cameras:
@@ -186,10 +188,10 @@ class NVSData:
         flip = torch.from_numpy(draw.mirror)[:, None, None, None]
         return replace(cameras, poses=torch.where(flip, mirror_x(cameras.poses), cameras.poses))
 
-    def _finish(self, gathered: np.ndarray, colour: Tensor | None, opaque: Tensor) -> Tensor:
+    def _finish(self, gathered: np.ndarray, colour: Tensor | None, opaque: np.ndarray) -> Tensor:
         rgba = pixels.planes(gathered)
         if colour is not None:
-            rgba = pixels.recolour(rgba, colour, opaque)
+            rgba = pixels.recolour(rgba, colour, torch.from_numpy(opaque))
         return pixels.composite(rgba, self.config.background)
 
     def _choose_pixels(self, draw: Draw) -> np.ndarray:

@@ -31,6 +31,18 @@ def composite(rgba: Tensor, background: Background) -> Tensor:
     return colour.sub_(255.0).mul_(alpha).add_(1.0)
 
 
+def opacity(rgba: np.ndarray, opaque: np.ndarray) -> Tensor:
+    """Return the alpha of gathered pixels, (B, N) float32 in [0, 1], as ``Batch.opacity`` holds it.
+
+    Args:
+        rgba: (B, N, 4) uint8.
+        opaque: (B,) bool, items whose pictures have no alpha; they get NaN.
+    """
+    alpha = torch.from_numpy(rgba[..., 3]).float().div_(255.0)
+    alpha[torch.from_numpy(opaque)] = float("nan")
+    return alpha
+
+
 def planes(rgba: np.ndarray) -> Tensor:
     """Turn gathered pixels (B, N, 4) uint8 into float32 planes (B, 4, N), values 0 to 255."""
     return torch.from_numpy(rgba).permute(0, 2, 1).contiguous().float()

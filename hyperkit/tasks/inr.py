@@ -24,7 +24,7 @@ from hyperkit.hypernets import ALGORITHMS, Hypernet, HypernetConfig
 from hyperkit.models.context import ContextConfig, ContextTokens
 from hyperkit.models.inr_hypernet import INRHypernet
 from hyperkit.models.predictor import Predictor, autocast
-from hyperkit.objectives import foggy, gaussian_nll, mse
+from hyperkit.objectives import foggy, gaussian_nll, mse, opacity_error
 from hyperkit.randomness import StepRandom
 from hyperkit.targets import TARGETS, Target
 from hyperkit.tasks.base import Task
@@ -43,11 +43,14 @@ class ObjectiveConfig(PartConfig):
         beta: with ``nll``: weighs each value by deviation^(2 beta), from 0 (the likelihood itself, as in PONP) to 1
             (the mean is trained as by the squared error); see ``objectives.gaussian_nll``.
         fog: weight of a penalty on half-transparent rays; for radiance fields.
+        opacity: weight of the mean squared error of the rays' opacity, where the data has alpha; for radiance fields.
+            With it, empty space becomes empty; without it, it may as well be fog of the background's colour.
     """
 
     loss: Literal["auto", "mse", "psnr", "nll"] = "auto"
     beta: float = ConfigField(default=0.0, ge=0, le=1)
     fog: float = ConfigField(default=0.0, ge=0)
+    opacity: float = ConfigField(default=0.0, ge=0)
 
 
 class EvaluationConfig(PartConfig):
@@ -231,10 +234,12 @@ class INRTask(Task):
                 "objective.beta weighs a likelihood, and this run maximises none.",
                 "Set objective.beta=0, or choose --algorithm ponp with objective.loss=auto or nll.",
             )
-        if config.objective.fog and not cls.has_cameras:
-            raise HyperkitError(
-                f"objective.fog is for radiance fields, and the task {cls.name!r} has none.", "Set objective.fog=0."
-            )
+        for name in ("fog", "opacity"):
+            if getattr(config.objective, name) and not cls.has_cameras:
+                raise HyperkitError(
+                    f"objective.{name} is for radiance fields, and the task {cls.name!r} has none.",
+                    f"Set objective.{name}=0.",
+                )
         if config.objective.loss == "nll" and not cls.gives_deviation(config):
             raise HyperkitError(
                 f"objective.loss=nll needs a deviation, and {config.algorithm!r} gives none.",
@@ -297,6 +302,10 @@ class INRTask(Task):
             fog = foggy(output.opacity).mean()
             loss = loss + self.config.objective.fog * fog
             logs["fog"] = fog.detach()
+        if self.config.objective.opacity and isinstance(output, Rendered) and batch.opacity is not None:
+            error = opacity_error(output.opacity, batch.opacity).mean()
+            loss = loss + self.config.objective.opacity * error
+            logs["opacity"] = error.detach()
         return loss, logs
 
     def validation(self) -> Iterable[Batch]:
