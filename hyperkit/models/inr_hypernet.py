@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from hyperkit.contracts import Cameras, Rays, Rendered, Signal, TargetParams
 from hyperkit.models.context import ContextTokens
 from hyperkit.renderers import PointsConfig, RendererConfig, evaluate_points, render_rays
+from hyperkit.renderers.fused import is_fusible, render_fused
 from hyperkit.targets import Target
+from hyperkit.targets.radiance_field import RadianceField
 
 
 class INRHypernet(nn.Module):
@@ -61,6 +63,8 @@ class INRHypernet(nn.Module):
         """Render generated fields along rays (B, R, 3), or evaluate generated signals at coordinates (B, N, C)."""
         if isinstance(query, Rays):
             assert isinstance(self.renderer, RendererConfig)
+            if isinstance(self.target, RadianceField) and self._is_fused(query):
+                return render_fused(self.target, params, query, self.renderer, jitter)
             return render_rays(lambda points: self.target(params, self._point(points)), query, self.renderer, jitter)
         assert isinstance(self.renderer, PointsConfig)
         deviation = bool(getattr(self.target.config, "deviation", False))  # type: ignore[attr-defined]
@@ -75,6 +79,11 @@ class INRHypernet(nn.Module):
 
     def _point(self, points: Tensor) -> Tensor:
         return points if getattr(self.target.config, "view_directions", False) else points[..., :3]  # type: ignore[attr-defined]
+
+    def _is_fused(self, rays: Rays) -> bool:
+        # on a CPU without gradients the chunks of the renderer's own configuration hold
+        pays = rays.origins.device.type == "cuda" or torch.is_grad_enabled()
+        return pays and is_fusible(self.target, self.renderer)  # type: ignore[arg-type]
 
     def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
         """Return all parameters by role: backbone, adapters, tokens, heads, base."""

@@ -171,26 +171,46 @@ def render_rays(field: Field_, rays: Rays, config: RendererConfig, jitter: Tenso
 def _render(field: Field_, rays: Rays, config: RendererConfig, jitter: Tensor | None) -> Rendered:
     near, far = ray_range(rays, config)
     t, lengths = sample_along(near, far, config, None if jitter is None else jitter[..., : config.samples])
-    values = _evaluate(field, rays, t)
+    values = evaluate_samples(field, rays, t)
     if config.fine_samples:
         with torch.no_grad():
             weights, _ = ray_weights(values[..., 3], lengths)
             uniform = None if jitter is None else jitter[..., config.samples :]
             fine = draw_fine(t, weights, near, far, config.fine_samples, uniform)
-        t, values = merge(t, values, fine, _evaluate(field, rays, fine))
+        t, values = merge(t, values, fine, evaluate_samples(field, rays, fine))
         lengths = sample_lengths(t, near, far, config)
-    background = 1.0 if config.background == "white" else 0.0
-    limit = torch.full_like(far, float(rays.far))
+    return composite_samples(values, t, lengths, rays, config)
+
+
+def composite_samples(values: Tensor, t: Tensor, lengths: Tensor, rays: Rays, config: RendererConfig) -> Rendered:
+    """Composite what a field gives at the samples of rays, values (B, R, S, 4) or (B, R, S, 7), on the background."""
+    limit = torch.full(t.shape[:-1], float(rays.far), dtype=t.dtype, device=t.device)
     deviation = values[..., 4:] if values.shape[-1] == 7 else None
+    background = background_value(config)
     return composite(
         values[..., 3], values[..., :3], t, lengths, limit, background, deviation, config.background_deviation
     )
 
 
-def _evaluate(field: Field_, rays: Rays, t: Tensor) -> Tensor:
+def background_value(config: RendererConfig) -> float:
+    """Return the value of the background's colour channels."""
+    return 1.0 if config.background == "white" else 0.0
+
+
+def sample_points(rays: Rays, t: Tensor) -> Tensor:
+    """Return the positions (B, R, S, 3) at t (B, R, S)."""
+    return torch.addcmul(rays.origins.unsqueeze(-2), t.unsqueeze(-1), rays.directions.unsqueeze(-2))
+
+
+def evaluate_samples(field: Field_, rays: Rays, t: Tensor) -> Tensor:
+    """Evaluate the fields at the samples t (B, R, S) of their rays -> (B, R, S, 4), or 7.
+
+    Raises:
+        ValueError: the field gives another number of values.
+    """
     directions = rays.directions.unsqueeze(-2).expand(*t.shape, 3)
-    points = torch.addcmul(rays.origins.unsqueeze(-2), t.unsqueeze(-1), directions)
-    values = field(torch.cat((points, directions), dim=-1).flatten(1, 2)).unflatten(1, t.shape[1:])
+    points = torch.cat((sample_points(rays, t), directions), dim=-1)
+    values = field(points.flatten(1, 2)).unflatten(1, t.shape[1:])
     if values.shape[-1] not in (4, 7):
         raise ValueError(f"the field gives {values.shape[-1]} values per point, expected 4, or 7 with deviations")
     return values

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from hyperkit.config import PartConfig
 from hyperkit.contracts import TargetParams, TargetSpec, TensorSpec
+from hyperkit.kernels.render_field.reference import linear as apply_linear
 
 
 class Target(ABC):
@@ -56,16 +57,8 @@ def deviation_of(raw: Tensor, floor: float) -> Tensor:
 
 
 def linear(params: TargetParams, name: str, x: Tensor) -> Tensor:
-    """Apply layer ``name`` of every item to its own points: x (B, N, I) -> (B, N, O).
-
-    One batched product where items have weights of their own; one plain product over all points where they share them.
-    """
-    bias, weight = params[f"{name}.bias"], params[f"{name}.weight"]
-    if len(weight) == len(bias) == 1:
-        flat = torch.addmm(bias[0].to(x.dtype), x.flatten(0, 1), weight[0].to(x.dtype))
-        return flat.unflatten(0, x.shape[:2])
-    items = max(x.shape[0], weight.shape[0])
-    return torch.baddbmm(bias.to(x.dtype), x.expand(items, -1, -1), weight.to(x.dtype).expand(items, -1, -1))
+    """Apply layer ``name`` of every item to its own points: x (B, N, I) -> (B, N, O); see the kernels' ``linear``."""
+    return apply_linear(x, params[f"{name}.weight"], params[f"{name}.bias"])
 
 
 def ordinary_linear(params: TargetParams, name: str) -> nn.Linear:

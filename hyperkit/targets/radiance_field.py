@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from hyperkit.config import PartConfig
 from hyperkit.contracts import TargetParams, TargetSpec, TensorSpec
+from hyperkit.kernels.render_field import FieldShape
 from hyperkit.kernels.render_field import reference as render_field
 from hyperkit.targets.base import Target, deviation_of, linear, ordinary_linear
 from hyperkit.targets.encoding import EncodingConfig, PositionalEncoding
@@ -110,6 +112,15 @@ class RadianceField(Target):
         else:
             raw = linear(params, f"layer{self.config.depth - 1}", h)
         return activate(raw, self.config)
+
+    @cached_property
+    def fused_shape(self) -> FieldShape:
+        """What ``kernels.render_field`` has to know of the field beside its layers."""
+        config = self.config
+        bands = tuple(self.encoding.bands.tolist())
+        return FieldShape(
+            bands, config.encoding.include_input, config.density, config.density_scale, config.density_shift
+        )
 
     def to_module(self, params: TargetParams) -> nn.Module:
         """Return item 0 as a torch module of ``nn.Linear`` layers, mapping (N, 3 or 6) to (N, 4), or (N, 7)."""

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from hyperkit.errors import HyperkitError
+from hyperkit.kernels.hardware import cpu_has_bf16, cuda_has_bf16
 from hyperkit.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -51,20 +52,8 @@ def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cu
 def resolve_precision(precision: Literal["auto", "32", "bf16"], device: str) -> Literal["32-true", "bf16-mixed"]:
     """Return Fabric's name for the precision; "auto" is bf16 autocast where the hardware computes in bf16."""
     if precision == "auto":
-        precision = "bf16" if (_cuda_has_bf16() if device == "cuda" else cpu_has_bf16()) else "32"
+        precision = "bf16" if (cuda_has_bf16() if device == "cuda" else cpu_has_bf16()) else "32"
     return "bf16-mixed" if precision == "bf16" else "32-true"
-
-
-def cpu_has_bf16() -> bool:
-    """Return whether this CPU multiplies bf16 matrices itself (AMX or AVX512-BF16) and oneDNN is there to do it."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return any(check() for check in checks if check is not None)
-
-
-def _cuda_has_bf16() -> bool:
-    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def build_fabric(config: TrainingConfig) -> Fabric:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hyperkit.kernels.render_field import reference
+from hyperkit.kernels.render_field import chunked, reference
 from hyperkit.kernels.render_field.reference import FieldShape, Sampling
 
 
@@ -31,7 +31,8 @@ def render_field(
     Arguments and results are those of ``reference.render_field``, which is the definition. Differentiable with respect
     to weights and biases; whether it is with respect to rays, range and jitter depends on the form.
     """
-    return reference.render_field(
+    form = chunked if origins.device.type == "cpu" else reference
+    return form.render_field(
         weights,
         biases,
         origins,

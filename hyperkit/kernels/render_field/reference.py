@@ -58,6 +58,18 @@ def encode(x: Tensor, bands: Tensor, include_input: bool = False) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply one layer of B networks to their own points: x (B, N, I), or (1, N, I), -> (B, N, O), in the dtype of x.
+
+    One batched product where items have weights of their own (B, I, O); one plain product over all points where weight
+    and bias have a leading axis of 1, which items share.
+    """
+    if len(weight) == len(bias) == 1:
+        return torch.addmm(bias[0].to(x.dtype), x.flatten(0, 1), weight[0].to(x.dtype)).unflatten(0, x.shape[:2])
+    items = max(x.shape[0], weight.shape[0])
+    return torch.baddbmm(bias.to(x.dtype), x.expand(items, -1, -1), weight.to(x.dtype).expand(items, -1, -1))
+
+
 def activate(raw: Tensor, density: Density, scale: float, shift: float) -> tuple[Tensor, Tensor]:
     """Turn raw outputs (..., 4) into the colour (..., 3) in [0, 1] and the density (...), float32 or wider."""
     raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
@@ -182,6 +194,6 @@ def render_field(
     h = encode(points.flatten(1, 2), bands, shape.include_input).to(precision or weights[0].dtype)
     for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         h = torch.relu(h) if index else h
-        h = torch.baddbmm(bias.to(h.dtype), h, weight.to(h.dtype).expand(len(h), -1, -1))
+        h = linear(h, weight, bias)
     colour, density = activate(h.unflatten(1, t.shape[1:]), shape.density, shape.density_scale, shape.density_shift)
     return composite(density, colour, t, lengths, limit, background)
