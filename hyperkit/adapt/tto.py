@@ -52,7 +52,9 @@ def optimise(params: TargetParams, loss: Callable[[TargetParams, int], Tensor], 
         return start
     with torch.enable_grad():
         leaves = start.map(lambda t: t.float().requires_grad_(True))
-        optimizer = torch.optim.Adam(list(leaves.tensors.values()), lr=config.learning_rate)
+        tensors = list(leaves.tensors.values())
+        fused = tensors[0].device.type in ("cpu", "cuda")
+        optimizer = torch.optim.Adam(tensors, lr=config.learning_rate, fused=fused)
         for step in range(config.steps):
             optimizer.zero_grad(set_to_none=True)
             loss(leaves, step).sum().backward()

@@ -47,6 +47,14 @@ def render(
     ] = None,
     background: Annotated[str | None, typer.Option("--background", metavar="NAME", help="nvs: white or black.")] = None,
     samples: Annotated[int | None, typer.Option("--samples", metavar="N", min=1, help="nvs: samples per ray.")] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            "--quality",
+            metavar="NAME",
+            help="nvs: fast, the default; or exact: every sample, in float32.",
+        ),
+    ] = None,
     mesh: Annotated[
         Path | None,
         typer.Option("--mesh", metavar="FILE", help="nvs: write a mesh with vertex colours: .glb, .obj, .ply."),
@@ -92,6 +100,7 @@ def render(
         elevation=elevation,
         background=background,
         samples=samples,
+        quality=quality,  # type: ignore[arg-type]
         fps=fps,
         mesh=mesh,
         mesh_threshold=mesh_threshold,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from hyperkit.contracts import Cameras
 from hyperkit.errors import HyperkitError
 from hyperkit.files import atomic_path
 from hyperkit.models import Field, Predictor
-from hyperkit.models.field import Views
+from hyperkit.models.field import Quality, Views
 from hyperkit.models.predictor import FieldPredictor
 from hyperkit.reports.attention import attention_sheet
 from hyperkit.reports.pictures import depth_picture, to_uint8, turntable_sheet
@@ -36,6 +36,7 @@ class ViewsPresenter(Presenter):
             "elevation",
             "background",
             "samples",
+            "quality",
             "fps",
             "frames",
             "mesh",
@@ -47,12 +48,16 @@ class ViewsPresenter(Presenter):
     tto_needs_cameras = True
 
     def check(self, task: str, options: RenderOptions) -> None:
-        """Refuse options that mean nothing, meshes in unknown formats, and unknown backgrounds."""
+        """Refuse options that mean nothing, meshes in unknown formats, and unknown backgrounds and qualities."""
         super().check(task, options)
         if options.mesh is not None and options.mesh.suffix.lower() not in MESH_FORMATS:
             raise HyperkitError(
                 f"--mesh {options.mesh}: {options.mesh.suffix!r} is no mesh format.",
                 f"Allowed: {' '.join(MESH_FORMATS)}.",
+            )
+        if options.quality not in (None, *get_args(Quality)):
+            raise HyperkitError(
+                f"There is no quality {options.quality!r}.", f"Allowed: {', '.join(get_args(Quality))}."
             )
         if options.background not in (None, "white", "black"):
             raise HyperkitError(f"There is no background {options.background!r}.", "Allowed: white, black.")
@@ -132,6 +137,7 @@ def write_views(made: Field, folder: Path, picture: Tensor, options: RenderOptio
         elevation=30.0 if options.elevation is None else options.elevation,
         background=options.background,
         samples=options.samples,
+        quality=options.quality or "fast",
     )
     fps = options.fps or 20
     pictures = rendered.frames()

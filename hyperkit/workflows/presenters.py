@@ -12,6 +12,7 @@ from torch import Tensor
 from hyperkit.contracts import Cameras
 from hyperkit.errors import HyperkitError
 from hyperkit.models import Predictor
+from hyperkit.models.field import Quality
 from hyperkit.registry import Registry
 from hyperkit.tasks.inr import INRTask
 from hyperkit.workflows.load import Loaded
@@ -36,6 +37,7 @@ class RenderOptions:
         elevation: radiance fields: of the cameras, degrees above the ground plane, 30.
         background: radiance fields: "white" or "black"; as in training.
         samples: radiance fields: samples per ray; as in training.
+        quality: radiance fields: "fast" or "exact": every sample, in float32; see ``models.Field.render``.
         fps: radiance fields: frames per second of GIF and MP4, 20.
         frames: radiance fields: write single pictures and depth maps too, True.
         mesh: radiance fields: write the surface here (.glb, .obj, .ply, .stl).
@@ -50,6 +52,7 @@ class RenderOptions:
     elevation: float | None = None
     background: str | None = None
     samples: int | None = None
+    quality: Quality | None = None
     fps: int | None = None
     frames: bool | None = None
     mesh: Path | None = None
