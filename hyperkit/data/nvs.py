@@ -135,6 +135,11 @@ class NVSData:
     def _classes_of(self, split: str) -> tuple[str, ...]:
         return self.test_classes if split == "test" else self.classes
 
+    @property
+    def opaque_ids(self) -> tuple[str, ...]:
+        """The training objects whose pictures have no alpha, so that nothing is known of their opacity."""
+        return tuple(name for name in self.train_ids if self.pack.opaque[self._reader.index[name]])
+
     def steps_per_epoch(self, batch_size: int) -> int:
         """Return the number of steps after which every training object has been seen."""
         return self._draws.steps_per_epoch(batch_size)

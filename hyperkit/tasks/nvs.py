@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,8 @@ from hyperkit.renderers import RendererConfig
 from hyperkit.targets.radiance_field import RadianceFieldConfig
 from hyperkit.tasks.inr import INRConfig
 from hyperkit.tasks.pictures import PictureTask
+
+log = logging.getLogger("hyperkit")
 
 
 class NVSConfig(INRConfig):
@@ -49,7 +52,16 @@ class NVSTask(PictureTask):
 
     def open_data(self) -> NVSData:
         """Open the views; see ``NVSData``."""
-        return NVSData(self.config.data, self.seed, self.data_progress)
+        data = NVSData(self.config.data, self.seed, self.data_progress)
+        opaque = len(data.opaque_ids)
+        if self.config.objective.opacity and opaque:
+            log.info(
+                "%s: the pictures of %d of %d training objects have no alpha; objective.opacity leaves these out",
+                data.root,
+                opaque,
+                len(data.train_ids),
+            )
+        return data
 
     def jitter(self, batch: Batch, rng: StepRandom) -> Tensor | None:
         """Return U[0, 1) for every sample of every ray."""

@@ -3,11 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from hyperkit.contracts import Batch, Rendered
+from hyperkit.data.layout import write_scene
 from hyperkit.errors import HyperkitError
+from hyperkit.geometry import turntable
 from hyperkit.randomness import StepRandom
 from hyperkit.tasks.nvs import NVSTask
 from hyperkit.workflows.configure import from_recipe
@@ -100,6 +103,23 @@ def test_training_with_it_empties_the_space_around_the_object() -> None:
     # seen: a mean opacity of 0.152 where nothing is, and 0.046 with the term
     assert fog[1.0] < 0.09
     assert fog[0.0] > 2 * fog[1.0]
+
+
+def test_objects_without_alpha_are_counted_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for index in range(10):
+        pictures = np.full((4, 8, 8, 4), 255, np.uint8)
+        pictures[0, 0, 0, 3] = 255 if index % 2 else 254  # one pixel that is not opaque is alpha enough
+        write_scene(tmp_path / "cars" / f"{index}", pictures, turntable(4).numpy(), 0.5)
+    caplog.set_level("INFO", logger="hyperkit")
+    names = {}
+    for weight in (0.0, 1.0):
+        caplog.clear()
+        data = build(data={"root": str(tmp_path), "resolution": 8}, objective={"opacity": weight}).data()
+        names[weight] = data.opaque_ids
+        said = [r.getMessage() for r in caplog.records if "have no alpha" in r.getMessage()]
+        assert len(said) == (weight > 0)
+    assert names[0.0] == names[1.0] == tuple(name for name in data.train_ids if int(name[-1]) % 2)
+    assert f"of {len(names[1.0])} of {len(data.train_ids)} training objects" in said[0]
 
 
 @pytest.mark.parametrize("task", ["image", "audio"])
