@@ -96,6 +96,15 @@ def _check_restartable() -> None:
         )
 
 
+def all_reduce(fabric: Fabric, operation: Literal["max", "mean"], *values: float) -> list[float]:
+    """Return each value's maximum or mean over all processes; in one process the values themselves."""
+    if fabric.world_size == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=fabric.device)
+    result: list[float] = fabric.all_reduce(tensor, reduce_op=operation).tolist()  # type: ignore[union-attr]
+    return result
+
+
 def close_processes(fabric: Fabric, failed: bool) -> None:
     """End a training over several processes; after a failure here, the others that this one started are ended too."""
     if fabric.world_size == 1:

@@ -20,9 +20,10 @@ from hyperkit.tasks.base import Task, TrainingData
 from hyperkit.training import checkpoints as ckpt
 from hyperkit.training.averaging import WeightAverage
 from hyperkit.training.config import TrainingConfig, total_steps
-from hyperkit.training.devices import build_fabric, close_processes
+from hyperkit.training.devices import all_reduce, build_fabric, close_processes
 from hyperkit.training.failures import interrupted, is_out_of_memory, not_finite, out_of_memory
 from hyperkit.training.generators import generator_states, restore_generators, seed_step
+from hyperkit.training.memory import keep_freed_memory
 from hyperkit.training.meters import Meter
 from hyperkit.training.optimizers import build_optimizer, count_parameters, describe_counts, set_learning_rate
 from hyperkit.training.prefetch import Prefetcher
@@ -100,6 +101,8 @@ def fit(
     checkpoint = fabric.broadcast(checkpoint)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     data = task.data() if data is None else data
     model = build_model(task, config.seed, checkpoint, initial) if model is None else model
     broken = True
@@ -251,15 +254,8 @@ class _Training:
         if self.fabric.world_size == 1:
             self.seconds, self.stop = now, self.signals.received
         elif at_once or self.fabric.device.type == "cpu" or self.step % 10 == 0:  # on GPUs it would wait for the device
-            seconds, stop = self._maximum(now, self.signals.received)
+            seconds, stop = all_reduce(self.fabric, "max", now, self.signals.received)
             self.seconds, self.stop = seconds, int(stop)
-
-    def _maximum(self, *values: float) -> list[float]:
-        if self.fabric.world_size == 1:
-            return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
-        result: list[float] = self.fabric.all_reduce(tensor, reduce_op="max").tolist()  # type: ignore[union-attr]
-        return result
 
     def _progress(self) -> float:
         by_steps = (self.step + 0.5) / self.total
@@ -299,10 +295,7 @@ class _Training:
     def _log(self, feed: Prefetcher, record: Record) -> None:
         self._check_finite(parameters=False)
         means = self.meter.take()
-        if self.fabric.world_size > 1:
-            tensor = torch.tensor(list(means.values()), dtype=torch.float64, device=self.fabric.device)
-            shared = self.fabric.all_reduce(tensor, reduce_op="mean").tolist()  # type: ignore[union-attr]
-            means = dict(zip(means, shared, strict=True))
+        means = dict(zip(means, all_reduce(self.fabric, "mean", *means.values()), strict=True))
         now = time.monotonic() - self.started
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         line = {**means, "lr": rate, "seconds": round(self.seconds_before + now, 3)}
@@ -342,7 +335,7 @@ class _Training:
         if parameters and bad < 0 and self.step:
             norms = torch.stack([norm.double() for norm in torch._foreach_norm([p.detach() for p in self.trainable])])
             bad = -1 if bool(torch.isfinite(norms).all()) else self.step
-        bad = int(self._maximum(bad)[0])
+        bad = int(all_reduce(self.fabric, "max", bad)[0])
         if bad >= 0:
             raise not_finite(bad, self.task.name, self.run.path, self.run.last, self.saved[0])
 
