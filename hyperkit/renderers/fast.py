@@ -14,7 +14,7 @@ import torch
 from hyperkit.contracts import Cameras, Rays, Rendered
 from hyperkit.kernels.tuning import CHUNKS, tuned_chunk
 from hyperkit.renderers.culled import Tally, render_culled
-from hyperkit.renderers.occupancy import build_occupancy, probe_rays, view_extent
+from hyperkit.renderers.occupancy import build_occupancy
 from hyperkit.renderers.volume import Field_, RendererConfig, render_rays
 
 
@@ -36,7 +36,7 @@ def fast_renderer(
     if config.fine_samples or not len(cameras.poses) or not config.samples:
         dense = config.model_copy(update={"chunk_points": chunk})
         return lambda rays: render_rays(field, rays, dense)
-    occupancy = build_occupancy(field, probe_rays(cameras), config, view_extent(cameras, config))
+    occupancy = build_occupancy(field, cameras, config)
     return lambda rays: render_culled(field, rays, config, occupancy, chunk, deviation, tally)
 
 

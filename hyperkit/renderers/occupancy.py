@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hyperkit.contracts import Cameras, Rays
-from hyperkit.geometry import pixel_rays
+from hyperkit.geometry import pixel_rays, project
 from hyperkit.renderers.volume import (
     Field_,
     RendererConfig,
@@ -42,6 +42,9 @@ BASE = 32
 
 DILATIONS = (0, 1, 2, 3)
 """Cells by which the grid is grown, in the order in which they are tried."""
+
+FEW_VIEWS = 8
+"""Up to so many views, only the space that they show is sampled; with more, that would cost more than it spares."""
 
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -122,20 +125,25 @@ def probe_rays(cameras: Cameras, count: int = PROBES) -> Rays:
     return replace(rays, origins=rays.origins[:, 0][None], directions=rays.directions[:, 0][None])
 
 
-def build_occupancy(field: Field_, probes: Rays, config: RendererConfig, extent: float) -> Occupancy | None:
-    """Find the cells of one field that may hold something.
+def build_occupancy(field: Field_, cameras: Cameras, config: RendererConfig) -> Occupancy | None:
+    """Find the cells of one field that may hold something that the views show.
 
     Args:
         field: gives (1, N, 4 or 7) at (1, N, 6); see ``renderers.volume``.
-        probes: rays (1, R, 3) of the views that will be rendered; see ``probe_rays``.
+        cameras: of the views (V,) that will be rendered.
         config: how they will be rendered.
-        extent: of the space that they cross; see ``view_extent``.
 
     Returns:
         The grid, or None where no dilation keeps the probe rays within ``AGREEMENT``.
     """
-    limit = density_limit(config, probes.near, probes.far)
-    cells = _fine_cells(lambda points: _density(field, points), extent, limit, probes.origins.device)
+    probes = probe_rays(cameras)
+    limit, extent = density_limit(config, cameras.near, cameras.far), view_extent(cameras, config)
+    cells = _fine_cells(
+        lambda points: _density(field, points),
+        extent,
+        limit,
+        lambda points, margin: _seen(points, cameras, config, margin),
+    )
     near, far = ray_range(probes, config)
     t, lengths = sample_along(near, far, config)
     values = evaluate_samples(field, probes, t)
@@ -145,29 +153,54 @@ def build_occupancy(field: Field_, probes: Rays, config: RendererConfig, extent:
         grown = Occupancy(_dilate(cells, dilation), extent, math.inf)
         kept = values * grown.holds(points).unsqueeze(-1)
         part = composite_samples(kept, t, lengths, probes, config)
-        error = float((part.rgb - full.rgb).square().mean()) if part.rgb.numel() else 0.0
+        error = float((part.rgb - full.rgb).square().mean())
         agreement = -10 * math.log10(error) if error else math.inf
         if agreement >= AGREEMENT:
             return Occupancy(grown.cells, extent, agreement)
     return None
 
 
-def _fine_cells(density: Callable[[Tensor], Tensor], extent: float, limit: float, device: torch.device) -> Tensor:
-    """Evaluate the corners of coarse cells, then those of the parts of the cells that are near an occupied one."""
+def _fine_cells(
+    density: Callable[[Tensor], Tensor], extent: float, limit: float, seen: Callable[[Tensor, float], Tensor]
+) -> Tensor:
+    """Evaluate the corners of coarse cells, then those of the parts of the cells that are near an occupied one.
+
+    Args:
+        density: (N, 3) -> (N,).
+        extent, limit: see ``build_occupancy``.
+        seen: tells for points (N, 3), and a distance that they may be off by, which of them matter.
+    """
     count = BASE if extent <= 1.25 else 2 * BASE
-    coarse = _cells_of(density(_corners(count, extent, device).reshape(-1, 3)).reshape((count + 1,) * 3) > limit)
-    near = _dilate(coarse, 1)
+    corners = _corners(count, extent).reshape(-1, 3)
+    wanted = seen(corners, 2 * extent / count * math.sqrt(3))
+    occupied = torch.zeros_like(wanted)
+    occupied[wanted] = density(corners[wanted.cpu()].to(wanted.device)) > limit
+    near = _dilate(_cells_of(occupied.reshape((count + 1,) * 3)), 1)
     for axis in range(3):
         near = near.repeat_interleave(2, axis)
     # a corner is evaluated where one of the cells around it is a candidate
     candidates = _cells_of(F.pad(near, (1,) * 6))
-    corners = torch.zeros_like(candidates)
-    corners[candidates] = density(_corners(2 * count, extent, device)[candidates]) > limit
-    return _cells_of(corners)
+    fine = torch.zeros_like(candidates)
+    fine[candidates] = density(_corners(2 * count, extent)[candidates.cpu()].to(fine.device)) > limit
+    return _cells_of(fine)
 
 
-def _corners(count: int, extent: float, device: torch.device) -> Tensor:
-    axis = torch.linspace(-extent, extent, count + 1, device=device)
+def _seen(points: Tensor, cameras: Cameras, config: RendererConfig, margin: float) -> Tensor:
+    """Tell which points (N, 3) lie where a ray of the views may pass, or no more than ``margin`` away from there."""
+    points = points.to(cameras.poses.device)
+    if config.bounds == "sphere":
+        return points.norm(dim=-1) <= config.radius + margin
+    if len(cameras.poses) > FEW_VIEWS:
+        return torch.ones_like(points[:, 0], dtype=torch.bool)
+    x, y, distance = project(cameras, points.expand(len(cameras.poses), -1, 3)).unbind(-1)
+    around = margin * cameras.focal[:, None] / distance.clamp_min(1e-3)  # the margin in pixels
+    inside = (distance >= cameras.near - margin) & (distance <= cameras.far + margin)
+    inside &= (x >= -around) & (x <= cameras.width + around) & (y >= -around) & (y <= cameras.height + around)
+    return inside.any(0)
+
+
+def _corners(count: int, extent: float) -> Tensor:
+    axis = torch.linspace(-extent, extent, count + 1)
     return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
 
 

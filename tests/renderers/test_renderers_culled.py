@@ -55,7 +55,7 @@ TWO = balls((0.3, 0.1, -0.2, 0.35), (-0.4, -0.3, 0.3, 0.2))
 @pytest.mark.parametrize("deviation", [False, True])
 def test_it_stays_within_the_tolerance_of_all_samples(config: RendererConfig, deviation: bool) -> None:
     field, seen = balls((0.3, 0.1, -0.2, 0.35), (-0.4, -0.3, 0.3, 0.2), deviation=deviation), cameras()
-    grid = build_occupancy(field, probe_rays(seen), config, view_extent(seen, config))
+    grid = build_occupancy(field, seen, config)
     assert grid is not None
     tally, rays = Tally(), views_of(seen)
     found = render_culled(field, rays, config, grid, 1000, deviation, tally)
@@ -93,7 +93,7 @@ def test_the_grid_holds_all_that_is_dense_enough() -> None:
     seen = cameras()
     limit = density_limit(SPHERE, 2.0, 6.0)
     assert 1 - math.exp(-limit * 2) == pytest.approx(TOLERANCE)
-    grid = build_occupancy(TWO, probe_rays(seen), SPHERE, 1.0)
+    grid = build_occupancy(TWO, seen, SPHERE)
     assert grid is not None
     assert grid.agreement >= occ.AGREEMENT
     points = 2 * torch.rand(200_000, 3, generator=torch.Generator().manual_seed(0)) - 1
@@ -112,11 +112,9 @@ def test_probes_decide_how_far_the_grid_is_grown() -> None:
         return torch.cat((torch.zeros_like(points[..., :3]), 300.0 * inside[..., None]), dim=-1)
 
     seen = cameras()
-    assert (
-        wires(torch.cat((occ._corners(64, 1.0, torch.device("cpu")).reshape(1, -1, 3),) * 2, -1))[..., 3] == 0
-    ).all()
-    assert build_occupancy(wires, probe_rays(seen), SPHERE, 1.0) is None
-    sparse = build_occupancy(TWO, probe_rays(seen), SPHERE, 1.0)
+    assert (wires(torch.cat((occ._corners(64, 1.0).reshape(1, -1, 3),) * 2, -1))[..., 3] == 0).all()
+    assert build_occupancy(wires, seen, SPHERE) is None
+    sparse = build_occupancy(TWO, seen, SPHERE)
     assert sparse is not None
 
 
@@ -164,3 +162,16 @@ def test_no_rays_no_samples_and_several_items() -> None:
     several = Rays(rays.origins.expand(2, -1, -1), rays.directions.expand(2, -1, -1))
     with pytest.raises(ValueError, match="one field at a time"):
         render_culled(TWO, several, SPHERE, None, 100)
+
+
+@pytest.mark.parametrize("config", [SPHERE, RANGE], ids=["sphere", "range"])
+def test_no_sample_of_a_view_is_taken_for_unseen(config: RendererConfig) -> None:
+    seen = cameras(2, 9)
+    rays = views_of(seen)
+    t, lengths = sample_along(*ray_range(rays, config), config)
+    points = sample_points(rays, t)[lengths > 0]
+    assert occ._seen(points, seen, config, 1e-4).all()
+    away = points + 0.1 * torch.nn.functional.normalize(torch.randn(points.shape), dim=-1)
+    assert occ._seen(away, seen, config, 0.1 + 1e-4).all()
+    cube = 5 * torch.rand(10_000, 3, generator=torch.Generator().manual_seed(0)) - 2.5
+    assert occ._seen(cube, seen, config, 0.1).float().mean() < 0.4
