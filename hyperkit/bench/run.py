@@ -14,7 +14,8 @@ from hyperkit.bench.quickstart import quickstart_to_psnr
 from hyperkit.bench.rendering import render_128, render_batch_8, render_memory_1024
 from hyperkit.bench.report import Row
 from hyperkit.bench.settings import Bench, sizes_for
-from hyperkit.bench.training import train_step_vit_b, tto_100
+from hyperkit.bench.steps import train_step_vit_b
+from hyperkit.bench.training import tto_100
 from hyperkit.errors import HyperkitError, unknown_name
 from hyperkit.training.devices import resolve_device, resolve_precision
 from hyperkit.training.progress import ProgressSink
@@ -81,6 +82,7 @@ def run(
         checkpoint,
         say,
         progress,
+        isolated=place.type == "cpu" and not debug,
     )
     default = [n for n in ROWS if n not in ON_REQUEST and (place.type == "cuda" or n not in ON_CUDA)]
     rows = []

@@ -97,6 +97,7 @@ class Bench:
         checkpoint: a model whose field is rendered in place of the fitted one.
         say: is told in words what is being done.
         progress: is told of every step while the field is fitted on first use.
+        isolated: give each side of a training step a process of its own.
     """
 
     device: torch.device
@@ -106,6 +107,7 @@ class Bench:
     checkpoint: Path | None = None
     say: Callable[[str], None] = lambda text: None
     progress: ProgressSink | None = None
+    isolated: bool = False
 
     @cached_property
     def field(self) -> TrainedField:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,24 +61,16 @@ class Setting:
         return cls(task, config.training, model.to(bench.device), config.renderer)
 
 
-def train_step_vit_b(bench: Bench) -> Row:
-    """Time a training step as the loop makes it, its batch included, against the baseline with the same network."""
+@contextmanager
+def opened_steps(bench: Bench, side: str) -> Iterator[Callable[[], None]]:
+    """Give the training step of one side, "fast" or "plain"."""
     sizes = bench.sizes
     setting = Setting.open(bench, sizes.batch, sizes.rays)
-    # rays of the foreground are drawn by the object; the baseline draws all over the view, as later epochs do
-    plain = PlainStep(setting, sizes.batch, sizes.rays, bench.device)
-    data = setting.task.data()
-    with Prefetcher(data, 0, ENDLESS, sizes.batch, 0, 1, bench.device) as feed:
-        step = own_step(bench, setting, feed)
-        times = bench.compare(Candidate(step, calls=1), Candidate(plain, calls=1))
-    work = sizes.batch * training_work(setting.model, setting.renderer.samples * sizes.rays, sizes.view)
-    shape = f"batch {sizes.batch}, {sizes.rays} rays, {setting.renderer.samples} samples"
-    note = f"{shape}, {setting.task.config.backbone.name}"
-    rays = sizes.batch * sizes.rays / times.median("fast")
-    rates: dict[str, Any] = {"items_per_s": sizes.batch / times.median("fast"), "rays_per_s": rays}
-    return timed_row(
-        bench, "train_step_vit_b", times, work, **rates, points_per_s=rays * setting.renderer.samples, note=note
-    )
+    if side == "plain":
+        yield PlainStep(setting, sizes.batch, sizes.rays, bench.device)
+        return
+    with Prefetcher(setting.task.data(), 0, ENDLESS, sizes.batch, 0, 1, bench.device) as feed:
+        yield own_step(bench, setting, feed)
 
 
 def own_step(bench: Bench, setting: Setting, feed: Prefetcher) -> Callable[[], None]:

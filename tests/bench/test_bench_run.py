@@ -20,10 +20,11 @@ from hyperkit.bench.memory import peak_memory, resident_peak
 from hyperkit.bench.quickstart import PlainNVSTask, Watch, _Reached
 from hyperkit.bench.report import Row, line, save, slug
 from hyperkit.bench.run import ROWS, run
-from hyperkit.bench.settings import sizes_for
+from hyperkit.bench.settings import Bench, sizes_for
 from hyperkit.bench.trained_field import FitSettings, TrainedField, checkpoint_field, fit_field, psnr, trained_field
+from hyperkit.bench.worker import Worker
 from hyperkit.contracts import Rays, TargetParams
-from hyperkit.errors import HyperkitError
+from hyperkit.errors import HyperkitError, RunFailed
 from hyperkit.models.field import Field
 from hyperkit.targets.radiance_field import RadianceField, RadianceFieldConfig
 from hyperkit.tasks.nvs import NVSTask
@@ -263,3 +264,13 @@ def test_the_quickstart_runs_with_both_operations() -> None:
     assert row["steps"] == row["steps_baseline"] == 2
     assert row["psnr"] == pytest.approx(row["psnr_baseline"], abs=0.02)  # alike but for rounding
     assert issubclass(PlainNVSTask, NVSTask)
+
+
+def test_a_worker_makes_a_step_at_every_call_until_it_ends(result: dict[str, Any]) -> None:
+    with Worker(Bench(CPU, torch.float32, 1, SMALL), "plain") as step:
+        step()
+        step()
+        step._process.kill()
+        with pytest.raises(RunFailed, match="The process that trains has ended"):
+            step()
+    assert step._process.returncode
