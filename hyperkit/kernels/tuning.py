@@ -16,7 +16,7 @@ from hyperkit.kernels.hardware import device_name
 
 log = logging.getLogger("hyperkit")
 
-CHUNKS = (2048, 4096, 8192, 16384, 32768)
+CHUNKS = (1024, 2048, 4096, 8192, 16384, 32768)
 """Points that a network may be evaluated at at once: smaller ones are all overhead, larger ones leave the caches."""
 
 _known: dict[str, int] = {}

@@ -19,7 +19,7 @@ from hyperkit.kernels.hardware import fast_precision
 from hyperkit.renderers import RendererConfig, render_rays
 from hyperkit.renderers.culled import Tally
 from hyperkit.renderers.fast import fast_renderer
-from hyperkit.renderers.fused import is_fusible, render_fused
+from hyperkit.renderers.fused import field_points, is_fusible, render_fused
 from hyperkit.renderers.volume import Field_
 from hyperkit.targets import Target
 from hyperkit.targets.export import load_target, save_target
@@ -176,7 +176,11 @@ class Field:
             return lambda rays: render_fused(target, self.params, rays, config, precision=precision)
         deviation = bool(self.params.spec.options.get("deviation"))
         name = f"{self.params.spec.kind} of {self.params.spec.numel} parameters, {precision}"
-        return fast_renderer(self._field(precision), cameras, config, name, deviation, tally)
+        field = self._field(precision)
+        if isinstance(self.target, RadianceField) and is_fusible(self.target, config):
+            points = field_points(self.target, self.params, precision)
+            field = lambda query: points(query[0, :, :3])[None]  # noqa: E731
+        return fast_renderer(field, cameras, config, name, deviation, tally)
 
     def _field(self, precision: torch.dtype) -> Field_:
         return lambda points: self._evaluate(points[0], precision)[None]

@@ -41,7 +41,6 @@ class _Marching:
     field: Field_
     config: RendererConfig
     occupancy: Occupancy | None
-    chunk_points: int
     channels: int
     tally: Tally
 
@@ -52,7 +51,6 @@ def render_culled(
     rays: Rays,
     config: RendererConfig,
     occupancy: Occupancy | None,
-    chunk_points: int,
     deviation: bool = False,
     tally: Tally | None = None,
 ) -> Rendered:
@@ -66,7 +64,6 @@ def render_culled(
         rays: (1, R, 3); R may be 0.
         config: with ``fine_samples`` = 0.
         occupancy: where the field may hold something; None: anywhere.
-        chunk_points: points evaluated at once.
         deviation: whether the field gives deviations of the colours.
         tally: counts the samples.
 
@@ -75,7 +72,7 @@ def render_culled(
     """
     if len(rays.origins) != 1 or config.fine_samples:
         raise ValueError("culled rendering is for one field at a time, without fine samples")
-    marching = _Marching(field, config, occupancy, chunk_points, 7 if deviation else 4, tally or Tally())
+    marching = _Marching(field, config, occupancy, 7 if deviation else 4, tally or Tally())
     step = max(1, BLOCK // max(1, config.samples))
     starts = range(0, max(rays.origins.shape[1], 1), step)
     parts = [_march(marching, rays[start : start + step]) for start in starts]
@@ -131,11 +128,7 @@ def _rounds(most: int) -> Iterator[tuple[int, int]]:
 
 def _evaluate(marching: _Marching, rays: Rays, ray: Tensor, t: Tensor) -> Tensor:
     """Evaluate the field at one sample t (M,) of each of the rays (M,) -> (M, channels), float32."""
-    values = t.new_empty(len(t), marching.channels)
-    for start in range(0, len(t), marching.chunk_points):
-        part = slice(start, start + marching.chunk_points)
-        directions = rays.directions[0, ray[part]]
-        points = torch.addcmul(rays.origins[0, ray[part]], t[part].unsqueeze(-1), directions)
-        values[part] = marching.field(torch.cat((points, directions), dim=-1)[None])[0]
+    directions = rays.directions[0, ray]
+    points = torch.addcmul(rays.origins[0, ray], t.unsqueeze(-1), directions)
     marching.tally.evaluated += len(t)
-    return values
+    return marching.field(torch.cat((points, directions), dim=-1)[None])[0]

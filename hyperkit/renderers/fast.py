@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from hyperkit.contracts import Cameras, Rays, Rendered
 from hyperkit.kernels.tuning import CHUNKS, tuned_chunk
@@ -36,8 +37,12 @@ def fast_renderer(
     if config.fine_samples or not len(cameras.poses) or not config.samples:
         dense = config.model_copy(update={"chunk_points": chunk})
         return lambda rays: render_rays(field, rays, dense)
-    occupancy = build_occupancy(field, cameras, config)
-    return lambda rays: render_culled(field, rays, config, occupancy, chunk, deviation, tally)
+
+    def in_chunks(points: Tensor) -> Tensor:
+        return torch.cat([field(part) for part in points.split(chunk, dim=1)], dim=1)
+
+    occupancy = build_occupancy(in_chunks, cameras, config)
+    return lambda rays: render_culled(in_chunks, rays, config, occupancy, deviation, tally)
 
 
 def _chunk(field: Field_, name: str, device: torch.device) -> int:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hyperkit.contracts import Rays, Rendered, TargetParams
 from hyperkit.kernels.render_field import render_field
+from hyperkit.kernels.render_field.points import FieldPoints
 from hyperkit.renderers.volume import RendererConfig, background_value, ray_range
 from hyperkit.targets import Target
 from hyperkit.targets.radiance_field import RadianceField
@@ -46,10 +47,8 @@ def render_fused(
     if jitter is not None and jitter.shape != (items, count, config.samples):
         raise ValueError(f"jitter has shape {tuple(jitter.shape)}, expected {(items, count, config.samples)}")
     near, far = ray_range(rays, config)
-    layers = range(target.config.depth)
     rgb, depth, opacity = render_field(
-        [params[f"layer{index}.weight"] for index in layers],
-        [params[f"layer{index}.bias"] for index in layers],
+        *_layers(target, params),
         rays.origins,
         rays.directions,
         near,
@@ -63,3 +62,14 @@ def render_fused(
         precision=precision,
     )
     return Rendered(rgb, depth, opacity)
+
+
+def field_points(target: RadianceField, params: TargetParams, precision: torch.dtype) -> FieldPoints:
+    """Return what evaluates the first of the fields, one that ``is_fusible``, at points without gradients."""
+    weights, biases = _layers(target, params)
+    return FieldPoints([w[0] for w in weights], [b[0, 0] for b in biases], target.fused_shape, precision)
+
+
+def _layers(target: RadianceField, params: TargetParams) -> tuple[list[Tensor], list[Tensor]]:
+    names = [f"layer{index}" for index in range(target.config.depth)]
+    return [params[f"{name}.weight"] for name in names], [params[f"{name}.bias"] for name in names]

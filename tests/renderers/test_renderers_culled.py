@@ -58,7 +58,7 @@ def test_it_stays_within_the_tolerance_of_all_samples(config: RendererConfig, de
     grid = build_occupancy(field, seen, config)
     assert grid is not None
     tally, rays = Tally(), views_of(seen)
-    found = render_culled(field, rays, config, grid, 1000, deviation, tally)
+    found = render_culled(field, rays, config, grid, deviation, tally)
     truth = render_rays(field, rays, config)
     # measured: 0.0039, 0.0039 (deviations, which reach 1.1) and 0.011 in depth, over up to 4 units
     assert (found.rgb - truth.rgb).abs().max() <= TOLERANCE
@@ -78,10 +78,10 @@ def test_without_a_grid_only_what_lies_behind_opaque_things_is_left_out() -> Non
     rays = views_of(cameras(1))
     everywhere = balls((0.0, 0.0, 0.0, 2.0), density=200.0)
     opaque, clear = Tally(), Tally()
-    found = render_culled(everywhere, rays, SPHERE, None, 5000, tally=opaque)
+    found = render_culled(everywhere, rays, SPHERE, None, tally=opaque)
     assert (found.rgb - render_rays(everywhere, rays, SPHERE).rgb).abs().max() <= TOLERANCE
     assert opaque.culled > 0.8
-    nothing = render_culled(balls(density=0.0), rays, SPHERE, None, 5000, tally=clear)
+    nothing = render_culled(balls(density=0.0), rays, SPHERE, None, tally=clear)
     near, far = ray_range(rays, SPHERE)
     assert clear.evaluated == int((far > near).sum()) * SPHERE.samples  # rays that miss the sphere cost nothing
     assert (nothing.rgb == 1).all()
@@ -153,15 +153,15 @@ def test_probes_are_rays_of_the_views() -> None:
 
 def test_no_rays_no_samples_and_several_items() -> None:
     rays = views_of(cameras(1, 4))
-    none = render_culled(TWO, rays[0:0], SPHERE, None, 100)
+    none = render_culled(TWO, rays[0:0], SPHERE, None)
     assert none.rgb.shape == (1, 0, 3)
     assert none.opacity.shape == (1, 0)
-    empty = render_culled(TWO, rays, SPHERE.model_copy(update={"samples": 0}), None, 100)
+    empty = render_culled(TWO, rays, SPHERE.model_copy(update={"samples": 0}), None)
     assert (empty.rgb == 1).all()
     assert (empty.depth == 6).all()
     several = Rays(rays.origins.expand(2, -1, -1), rays.directions.expand(2, -1, -1))
     with pytest.raises(ValueError, match="one field at a time"):
-        render_culled(TWO, several, SPHERE, None, 100)
+        render_culled(TWO, several, SPHERE, None)
 
 
 @pytest.mark.parametrize("config", [SPHERE, RANGE], ids=["sphere", "range"])
