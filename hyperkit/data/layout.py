@@ -34,6 +34,7 @@ def write_scene(
     poses: np.ndarray,
     camera_angle_x: float,
     extra: Mapping[str, Any] | None = None,
+    labels: np.ndarray | None = None,
 ) -> None:
     """Write one object: its pictures as PNG and its cameras as ``transforms.json``, all at once or not at all.
 
@@ -43,24 +44,32 @@ def write_scene(
         poses: (V, 4, 4) camera to world, OpenGL axes.
         camera_angle_x: horizontal field of view in radians.
         extra: further entries of ``transforms.json``; ``near`` and ``far`` default to 2 and 6.
+        labels: (V, H, W) uint8, what each pixel shows; written beside the pictures, each frame's ``label_path``.
 
     Raises:
         RunFailed: the disk is full or the place cannot be written.
     """
     if images.ndim != 4 or images.shape[3] != 4 or images.dtype != np.uint8 or len(poses) != len(images):
         raise ValueError(f"expected images (V, H, W, 4) uint8 and V poses, got {images.shape} and {poses.shape}")
+    if labels is not None and (labels.shape != images.shape[:3] or labels.dtype != np.uint8):
+        raise ValueError(f"expected labels {images.shape[:3]} uint8, got {labels.shape} {labels.dtype}")
     folder = Path(folder)
     names = [f"r_{index:03d}.png" for index in range(len(images))]
-    frames = [
+    frames: list[dict[str, Any]] = [
         {"file_path": name, "transform_matrix": np.asarray(pose, dtype=np.float64).tolist()}
         for name, pose in zip(names, poses, strict=True)
     ]
+    files = dict(zip(names, images, strict=True))
+    if labels is not None:
+        for index, (frame, part) in enumerate(zip(frames, labels, strict=True)):
+            frame["label_path"] = f"label_{index:03d}.png"
+            files[frame["label_path"]] = part
     content = {"camera_angle_x": float(camera_angle_x), "near": NEAR, "far": FAR, **(extra or {}), "frames": frames}
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        for name, image in zip(names, images, strict=True):
+        for name, image in files.items():
             Image.fromarray(np.ascontiguousarray(image)).save(temporary / name, compress_level=3)
         (temporary / "transforms.json").write_text(json.dumps(content))
         temporary.chmod(0o755)

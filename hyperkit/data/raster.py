@@ -330,3 +330,44 @@ def render_mesh(
     for number, pose in enumerate(poses):
         pictures[number] = _render_view(surface, pose, camera_angle_x, size, supersample, cull)
     return pictures
+
+
+def render_labels(
+    mesh: Mesh,
+    labels: NDArray[np.uint8],
+    poses: Floats,
+    camera_angle_x: float,
+    size: int,
+    supersample: int = 3,
+    cull: bool = False,
+) -> Pixels:
+    """Render which labels of its faces a mesh shows, from the same samples as ``render_mesh`` its colours.
+
+    A pixel at least half of whose samples are covered (alpha of at least one half) gets the label that most of these
+    have, the lowest of equals; all others get 0. Nothing is blended.
+
+    Args:
+        mesh: what to draw.
+        labels: (F,) uint8, one per face, above 0.
+        poses, camera_angle_x, size, supersample, cull: as for ``render_mesh``.
+
+    Returns:
+        (V, size, size) uint8.
+
+    Raises:
+        HyperkitError: as ``render_mesh``.
+    """
+    if size < 1 or supersample < 1:
+        raise HyperkitError(f"size is {size} and supersample {supersample}.", "Both must be at least 1.")
+    if labels.shape != (len(mesh.faces),) or (len(labels) and labels.min() < 1):
+        raise ValueError(f"expected one label above 0 for each of {len(mesh.faces)} faces, got {labels.shape}")
+    surface, side, count = _Surface(mesh), size * supersample, int(labels.max(initial=0)) + 1
+    maps = np.empty((len(poses), size, size), np.uint8)
+    for number, pose in enumerate(poses):
+        view = _View(surface, pose, focal_from_angle(camera_angle_x, side), side, cull)
+        covered, triangle = view.resolve()
+        pixel = (covered // side // supersample) * size + covered % side // supersample
+        votes = np.bincount(pixel * count + labels[view.index[triangle]], minlength=size * size * count)
+        votes = votes.reshape(size, size, count)
+        maps[number] = np.where(2 * votes.sum(axis=2) >= supersample**2, votes.argmax(axis=2), 0)
+    return maps

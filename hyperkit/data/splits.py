@@ -100,7 +100,7 @@ def find_splits_file(root: Path, class_name: str) -> Path | None:
     return None
 
 
-def read_splits(root: Path, ids: Iterable[str]) -> Splits:
+def read_splits(root: Path, ids: Iterable[str], validation: bool = True) -> Splits:
     """Read the splits of every class; a class without a splits file is divided by a hash of the objects' names.
 
     When no class has validation objects, a few are taken out of train (never out of test).
@@ -108,6 +108,7 @@ def read_splits(root: Path, ids: Iterable[str]) -> Splits:
     Args:
         root: the data set's root.
         ids: the objects that are there, as "<class>/<object>".
+        validation: False: take none out of train for validation.
 
     Raises:
         HyperkitError: a splits file cannot be read, or an object is in two splits.
@@ -137,7 +138,7 @@ def read_splits(root: Path, ids: Iterable[str]) -> Splits:
     unlisted = sorted(name for names in by_class.values() for name in names if name not in listed)
     if unlisted:
         notes.append(f"{len(unlisted)} objects are in no split and not used: {_some(unlisted)}")
-    if not placed["val"] and (taken := _carve(placed["train"])):
+    if validation and not placed["val"] and (taken := _carve(placed["train"])):
         placed["val"] = taken
         placed["train"] = [name for name in placed["train"] if name not in set(taken)]
         notes.append(f"no validation objects: {len(taken)} were taken out of train for it")

@@ -61,9 +61,11 @@ def make_car(rng: np.random.Generator, place: float) -> Builder:
     """Draw a car; its style is the one at ``place`` in [0, 1)."""
     name = p.pick(list(STYLES), [style.weight for style in STYLES.values()], place)
     car = _Car(name, _vary(STYLES[name], rng), _paints(name, rng), rng)
+    car.out.label = "body"
     car.tub()
     car.cabin()
     car.wheels()
+    car.out.label = "body"
     car.ends()
     car.extras()
     return car.out
@@ -158,6 +160,7 @@ class _Car:
         pillars = self.c.body if self.rng.random() < 0.7 else self.c.roof
         colours = np.concatenate((np.tile(pillars, (16, 1)), np.tile(self.c.roof, (len(part.faces) - 16, 1))))
         self.out.add(part, colours)
+        self.out.label = "windows"
         t, (wl, a0, a1, zl), (wh, b0, b1, zh) = GLASS_THICKNESS, low, high
         for ends in ((a1, b1), (a0, b0)):
             quad = [(-wl, ends[0], zl), (wl, ends[0], zl), (wh, ends[1], zh), (-wh, ends[1], zh)]
@@ -178,7 +181,8 @@ class _Car:
         return [(begin + k * width, begin + (k + 1) * width - gap) for k in range(count)]
 
     def wheels(self) -> None:
-        """Add tyres, rims with spokes, and dark wheel arches."""
+        """Add tyres, rims with spokes, and dark wheel arches, which count to the wheels."""
+        self.out.label = "wheels"
         s, rng = self.s, self.rng
         r, width = s.wheel, 0.24 if self.name != "sports" else 0.3
         rim = r * rng.uniform(0.58, 0.74)

@@ -37,8 +37,10 @@ def make_chair(rng: np.random.Generator, place: float) -> Builder:
     chair.seat()
     legs = {"office": ["star"], "lounge": ["four", "sled", "panel"], "stool": ["four", "pedestal", "four", "sled"]}
     default = ["four", "four", "four", "sled", "panel", "pedestal", "cantilever"]
+    chair.out.label = "legs"
     getattr(chair, "legs_" + str(rng.choice(legs.get(kind, default))))()
     if kind != "stool":
+        chair.out.label = "back"  # and arms
         backs = ["solid", "solid", "padded", "slats", "ladder", "rounded", "shell"]
         getattr(chair, "back_" + str(rng.choice(["padded", "solid", "shell"] if kind == "office" else backs)))()
         if rng.random() < (0.7 if kind in ("office", "lounge") else 0.3):
@@ -67,6 +69,7 @@ class _Chair:
 
     def seat(self) -> None:
         """Add the seat: a board, and often a cushion on it."""
+        self.out.label = "seat"
         s, rng = self.s, self.rng
         padded = rng.random() < 0.6
         board = self.frame if padded or rng.random() < 0.4 else self.cloth
@@ -268,10 +271,12 @@ class _Chair:
         seat, back = rng.uniform(0.36, 0.46), rng.uniform(0.72, 1.05)
         rest, thick = seat + rng.uniform(0.1, 0.25), rng.uniform(0.14, 0.24)
         base = self.cloth
+        self.out.label = "seat"
         body = p.box(w - 0.04, d - 0.04, seat - feet - 0.12, 0.03)
         self.out.add(body.moved(z=feet + (seat - feet - 0.12) / 2), base)
         pad = p.cushion(w - 2 * arm, d - thick + 0.06, 0.18, rng.uniform(5, 10), 32)
         self.out.add(pad.moved(y=thick / 2 + 0.01, z=seat - 0.05), self.second)
+        self.out.label = "back"
         rear = p.cushion(w if rng.random() < 0.5 else w - 2 * arm + 0.04, back - feet, thick, rng.uniform(5, 10), 32)
         upright = rear.turned("x", math.pi / 2 + rng.uniform(0.0, 0.15))
         self.out.add(upright.moved(y=-d / 2 + thick / 2, z=(back + feet) / 2), base)
@@ -283,6 +288,7 @@ class _Chair:
             self.out.pair(side.moved(w / 2 - arm / 2, 0, rest - arm * 0.3), base)
         side = p.box(arm, d, rest - feet, 0.035)
         self.out.pair(side.moved(w / 2 - arm / 2, 0, (rest + feet) / 2), base)
+        self.out.label = "legs"
         leg = p.cylinder(0.02, feet + 0.06, top=0.035, segments=12)
         for y in (d / 2 - 0.07, 0.07 - d / 2):
             self.out.pair(leg.moved(w / 2 - 0.08, y, (feet + 0.06) / 2), self.frame)

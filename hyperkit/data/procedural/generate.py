@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hyperkit.data.layout import write_scene
-from hyperkit.data.procedural.objects import CLASSES, make_object
-from hyperkit.data.raster import CAMERA_ANGLE_X, render_mesh, sphere_poses
+from hyperkit.data.procedural.objects import CLASSES, PARTS, make_labelled_object
+from hyperkit.data.raster import CAMERA_ANGLE_X, render_labels, render_mesh, sphere_poses
 from hyperkit.data.splits import SINGULAR, SPLITS, write_splits
 from hyperkit.data.workers import run_all
 from hyperkit.errors import HyperkitError, unknown_name
+from hyperkit.files import write_text
 from hyperkit.randomness import numpy_rng
 
 # Raised whenever the shapes, colours, light or cameras change: objects of another version are made anew.
@@ -30,12 +31,15 @@ class Job:
     size: int
     views: int
     supersample: int
+    labels: bool = False
     version: int = VERSION
 
     def label(self) -> dict[str, int | str]:
         """Return what is noted in the object's ``transforms.json``: everything but the place."""
         label = asdict(self)
         del label["folder"]
+        if not self.labels:
+            del label["labels"]
         return label
 
 
@@ -48,6 +52,7 @@ def generate(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     supersample: int = 3,
+    labels: bool = False,
 ) -> None:
     """Make a procedural data set in the LearnIt layout, on transparent background, with its splits.
 
@@ -64,6 +69,8 @@ def generate(
         workers: processes; None: one per CPU.
         progress: called with (objects done, objects in all).
         supersample: samples per pixel along each axis.
+        labels: also write which part each pixel shows, as an 8-bit PNG beside each picture (``label_path`` of its
+            frame; see ``render_labels``), and ``parts.json``, class -> part -> label. Pictures stay the same.
 
     Raises:
         HyperkitError: an unknown class, a negative or empty count, or a folder in ``out`` that was not made here.
@@ -72,7 +79,7 @@ def generate(
     out = Path(out)
     splits = _plan(counts, size, views)
     jobs = [
-        Job(str(out / class_name / name), class_name, index, seed, size, views, supersample)
+        Job(str(out / class_name / name), class_name, index, seed, size, views, supersample, labels)
         for class_name, parts in splits.items()
         for index, name in enumerate(name for part in SPLITS for name in parts[part])
     ]
@@ -86,6 +93,8 @@ def generate(
             progress(done, len(jobs))
     for class_name, parts in splits.items():
         write_splits(out, class_name, parts)
+    if labels:
+        write_text(out / "parts.json", json.dumps({name: PARTS[name] for name in splits}, indent=1))
 
 
 def _plan(counts: Mapping[str, tuple[int, int, int]], size: int, views: int) -> dict[str, dict[str, list[str]]]:
@@ -112,10 +121,11 @@ def _complete(job: Job) -> bool:
     folder = Path(job.folder)
     if not folder.exists():
         return False
+    keys = ("file_path", "label_path") if job.labels else ("file_path",)
     try:
         content = json.loads((folder / "transforms.json").read_text())
         label = content.get("procedural")
-        pictures = [folder / frame["file_path"] for frame in content["frames"]]
+        pictures = [folder / frame.get(key, "") for frame in content["frames"] for key in keys]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         label, pictures = None, []
     if label is None:
@@ -123,12 +133,19 @@ def _complete(job: Job) -> bool:
             f"{folder} is there already and was not made by the procedural generator.",
             "Choose another folder with --out, or remove this one.",
         )
-    return label == job.label() and len(pictures) == job.views and all(picture.is_file() for picture in pictures)
+    return (
+        label == job.label()
+        and len(pictures) == job.views * len(keys)
+        and all(picture.is_file() for picture in pictures)
+    )
 
 
 def _make(job: Job) -> None:
-    mesh = make_object(job.class_name, job.seed, job.index)
+    mesh, labels = make_labelled_object(job.class_name, job.seed, job.index)
     poses = sphere_poses(numpy_rng(job.seed, "procedural cameras", job.class_name, job.index), job.views)
     # The objects are closed and wound outwards: faces seen from behind are hidden, and need not be drawn.
     pictures = render_mesh(mesh, poses, CAMERA_ANGLE_X, job.size, job.supersample, cull=True)
-    write_scene(Path(job.folder), pictures, poses, CAMERA_ANGLE_X, {"procedural": job.label()})
+    maps = (
+        render_labels(mesh, labels, poses, CAMERA_ANGLE_X, job.size, job.supersample, cull=True) if job.labels else None
+    )
+    write_scene(Path(job.folder), pictures, poses, CAMERA_ANGLE_X, {"procedural": job.label()}, maps)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hyperkit.data.procedural.cars import make_car
 from hyperkit.data.procedural.chairs import make_chair
@@ -24,6 +25,13 @@ _MAKERS: dict[str, Callable[[np.random.Generator, float], Builder]] = {
 }
 CLASSES = tuple(_MAKERS)
 
+PARTS = {
+    "cars": {"body": 1, "wheels": 2, "windows": 3},
+    "chairs": {"seat": 4, "back": 5, "legs": 6},
+    "lamps": {"shade": 7, "stem": 8, "base": 9},
+}
+"""Class -> part -> its label in label maps; 0 is the background. A chair's arms count to its back."""
+
 
 def make_object(class_name: str, seed: int, index: int) -> Mesh:
     """Return the object of a class with a given number: a pure function of its arguments.
@@ -34,9 +42,24 @@ def make_object(class_name: str, seed: int, index: int) -> Mesh:
     Raises:
         HyperkitError: there is no such class.
     """
+    return _build(class_name, seed, index).mesh()
+
+
+def make_labelled_object(class_name: str, seed: int, index: int) -> tuple[Mesh, NDArray[np.uint8]]:
+    """Return the object of ``make_object`` with the label (F,) of every face: which of the class's ``PARTS`` it is of.
+
+    Raises:
+        HyperkitError: there is no such class.
+    """
+    built = _build(class_name, seed, index)
+    names, which = np.unique(built.labels(), return_inverse=True)
+    return built.mesh(), np.array([PARTS[class_name][name] for name in names.tolist()], np.uint8)[which]
+
+
+def _build(class_name: str, seed: int, index: int) -> Builder:
     if class_name not in _MAKERS:
         raise unknown_name("procedural class", class_name, _MAKERS)
-    return _MAKERS[class_name](numpy_rng(seed, "procedural", class_name, index), _place(class_name, seed, index)).mesh()
+    return _MAKERS[class_name](numpy_rng(seed, "procedural", class_name, index), _place(class_name, seed, index))
 
 
 def fingerprint(mesh: Mesh) -> str:

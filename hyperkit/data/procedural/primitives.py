@@ -48,21 +48,33 @@ class Part:
 
 
 class Builder:
-    """Collects coloured parts; ``mesh`` centres, scales and shades them as one object."""
+    """Collects coloured parts; ``mesh`` centres, scales and shades them as one object.
+
+    Attributes:
+        label: what the surfaces that are added next belong to ("wheels"); see ``labels``.
+    """
 
     def __init__(self) -> None:
+        self.label = ""
         self._parts: list[Part] = []
         self._colours: list[Array] = []
+        self._labels: list[NDArray[np.str_]] = []
 
-    def add(self, part: Part, colour: ArrayLike) -> None:
-        """Add a part with one colour (3,) or one per face (F, 3), in [0, 1]."""
+    def add(self, part: Part, colour: ArrayLike, labels: ArrayLike | None = None) -> None:
+        """Add a part with one colour (3,) or one per face (F, 3), in [0, 1]; ``labels`` (F,): in place of ``label``."""
+        count = len(part.faces)
         self._parts.append(part)
-        self._colours.append(np.broadcast_to(np.asarray(colour, np.float64), (len(part.faces), 3)))
+        self._colours.append(np.broadcast_to(np.asarray(colour, np.float64), (count, 3)))
+        self._labels.append(np.broadcast_to(np.asarray(self.label if labels is None else labels, np.str_), (count,)))
 
     def pair(self, part: Part, colour: ArrayLike) -> None:
         """Add a part and its mirror image."""
         self.add(part, colour)
         self.add(part.mirrored(), colour)
+
+    def labels(self) -> NDArray[np.str_]:
+        """Return the label of every face of the mesh, (F,)."""
+        return np.concatenate(self._labels)
 
     def mesh(self) -> Mesh:
         """Return the object: centred on its bounding box, farthest vertex at norm 0.99, creases at 40 degrees."""
@@ -109,6 +121,12 @@ def side_colours(part: Part, sides: ArrayLike, caps: ArrayLike) -> Array:
     repeats = (len(part.faces) - len(palette)) // len(palette)
     rest = len(part.faces) - repeats * len(palette)
     return np.concatenate((np.tile(palette, (repeats, 1)), np.broadcast_to(np.asarray(caps, np.float64), (rest, 3))))
+
+
+def band_labels(part: Part, labels: Sequence[str]) -> NDArray[np.str_]:
+    """Return face labels (F,) of an open loft from one per band between two of its rings; caps take their band's."""
+    sides = len(part.faces) // (2 * len(labels) + 2)
+    return np.repeat([*labels, labels[0], labels[-1]], [2 * sides] * len(labels) + [sides] * 2)
 
 
 def circle(radius: float, segments: int = 20) -> Array:
