@@ -15,9 +15,8 @@ from hyperkit.bench.settings import Bench
 from hyperkit.bench.training import layer_shapes
 from hyperkit.contracts import TargetParams
 from hyperkit.kernels.tuning import CHUNKS, fastest
-from hyperkit.models.predictor import autocast
 from hyperkit.randomness import torch_rng
-from hyperkit.targets.base import linear
+from hyperkit.renderers.fused import field_points
 from hyperkit.targets.radiance_field import RadianceField, RadianceFieldConfig
 
 
@@ -41,19 +40,18 @@ def field_mlp(bench: Bench, name: str, width: int) -> Row:
     params, points = random_params(target, bench.device), random_points(bench.sizes.points, bench.device)
     hidden = target.config.depth - 1
     encoded = target.encoding(points)
-    precision = bench.product.dtype
-    low, own = encoded.to(precision), params.map(lambda t: t.to(precision))
+    low = encoded[0].to(bench.product.dtype)
+    own = field_points(target, params, bench.product.dtype)
+    own(points[0])  # makes its buffers as large as any chunk
     shapes = layer_shapes(target)
 
     def layers(chunk: int) -> None:
-        for h in low.split(chunk, dim=1):
-            for index in range(hidden):
-                h = torch.relu(linear(own, f"layer{index}", h))
+        for part in low.split(chunk):
+            own.hidden_layers(part)
 
     def whole(chunk: int) -> None:
-        with autocast(bench.device, precision):
-            for part in points.split(chunk, dim=1):
-                target(params, part)
+        for part in points[0].split(chunk):
+            own(part)
 
     def plain() -> None:
         h = encoded

@@ -208,7 +208,7 @@ def fit_field(
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
             # not from the start on: a field whose density is below zero everywhere has no gradient and stays so
-            emptiness = 0.01 * min(1.0, step / 200)
+            emptiness = 0.02 * min(1.0, step / 200)
             _fit_loss(target, params, batch, seen[chosen][None], settings, generator, emptiness).backward()
         optimizer.step()
         if progress is not None:
