@@ -53,6 +53,7 @@ def test_views_are_those_on_disk_with_their_cameras(root: Path, background: str)
         "mug/red": "a red mug",
     }
     assert scenes.split("train") == ("chair/blue", "chair/red", "mug/red")  # none is taken out for validation
+    assert scenes.notes == ()  # and nobody is told so
     assert scenes.split("unseen") == ("mug/blue",)
     assert scenes.shared_cameras
     for scene in scenes.captions:
