@@ -68,7 +68,7 @@ def sizes_for(device: torch.device, debug: bool = False) -> Sizes:
             "backbone": {"name": "vit_nano"},
             "hypernet": {"groups": 4},
         }
-        fit = FitSettings(16, 3, 3, 16, 4, "sphere", steps=3, rays=16, samples=8, empty=1, check_every=3)
+        fit = FitSettings(16, 3, 3, 16, 4, steps=3, rays=16, samples=8, check_every=3)
         return Sizes(
             *(16, 8, 2, 3, 16, 8, 128, 256),
             "paper/nvs-random",

@@ -7,7 +7,6 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +22,8 @@ from hyperkit.geometry import picture_rays
 from hyperkit.models.field import Field, Framing
 from hyperkit.models.predictor import FieldPredictor, autocast
 from hyperkit.randomness import numpy_rng, torch_rng
-from hyperkit.renderers import RendererConfig, render_rays
+from hyperkit.renderers import RendererConfig
+from hyperkit.renderers.fused import render_fused
 from hyperkit.targets.encoding import EncodingConfig
 from hyperkit.targets.radiance_field import RadianceField, RadianceFieldConfig
 from hyperkit.training.optimizers import set_learning_rate
@@ -38,11 +38,9 @@ class FitSettings:
     Attributes:
         size, views: pixels and number of the object's pictures, on a transparent background; the last is held out.
         depth, width, frequencies: of the field; all else is the default radiance field.
-        bounds: where its rays are sampled; "range" from near to far, as in the papers.
         class_name, index: the object of the procedural generator, seed 0.
         steps: optimizer steps at most.
         rays, samples: of a step.
-        empty: points of a step and ray outside of the unit sphere, whose density is pulled to 0.
         learning_rate: at the start; it falls to a tenth, exponentially.
         target: PSNR of the held-out view, dB, at which fitting ends.
         check_every: steps between renderings of the held-out view.
@@ -54,15 +52,13 @@ class FitSettings:
     depth: int = 6
     width: int = 256
     frequencies: int = 20
-    bounds: Literal["range", "sphere"] = "range"
     class_name: str = "chairs"
     index: int = 3
-    steps: int = 1500
+    steps: int = 900
     rays: int = 512
-    samples: int = 48
-    empty: int = 12
+    samples: int = 40
     learning_rate: float = 1e-3
-    target: float = 27.0
+    target: float = 25.0
     check_every: int = 100
     version: int = 1
 
@@ -78,7 +74,7 @@ class TrainedField:
     """A field, and a view that is known of what it shows.
 
     Attributes:
-        field: the field, rendered by the papers' settings unless its checkpoint says otherwise.
+        field: the field, sampled in the unit sphere, where the objects are, unless its checkpoint says otherwise.
         pose: (4, 4), of the view.
         truth: (S, S, 3) in [0, 1], what is seen there.
         note: where it comes from, in a sentence.
@@ -180,7 +176,7 @@ def fit_field(
         The field, the steps that were taken, and the PSNR of the held-out view, dB.
     """
     pictures, poses = object_views(settings)
-    renderer = RendererConfig(bounds=settings.bounds)
+    renderer = RendererConfig(bounds="sphere")
     framing = Framing(CAMERA_ANGLE_X, RADIUS, settings.size, NEAR, FAR)
     encoding = EncodingConfig(frequencies=settings.frequencies)
     target = RadianceField(RadianceFieldConfig(depth=settings.depth, width=settings.width, encoding=encoding))
@@ -207,9 +203,7 @@ def fit_field(
         batch = Rays(origins[chosen][None], directions[chosen][None], NEAR, FAR)
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
-            # not from the start on: a field whose density is below zero everywhere has no gradient and stays so
-            emptiness = 0.02 * min(1.0, step / 200)
-            _fit_loss(target, params, batch, seen[chosen][None], settings, generator, emptiness).backward()
+            _fit_loss(target, params, batch, seen[chosen][None], settings, generator).backward()
         optimizer.step()
         if progress is not None:
             progress.update(step + 1, {"best": reached} if math.isfinite(reached) else {})
@@ -240,17 +234,13 @@ def _fit_loss(
     seen: Tensor,
     settings: FitSettings,
     generator: torch.Generator,
-    emptiness: float,
 ) -> Tensor:
     device, count = seen.device, settings.rays
     renderer = RendererConfig(samples=settings.samples, sampling="bins", bounds="sphere", background="black")
     jitter = torch.rand(1, count, settings.samples, generator=generator).to(device)
-    found = render_rays(lambda points: target(params, points[..., :3]), rays, renderer, jitter)
+    found = render_fused(target, params, rays, renderer, jitter)
     background = torch.rand(1, count, 3, generator=generator).to(device)
     error = found.rgb + background * (1 - found.opacity[..., None]) - _on(seen, background)
     opaque = found.opacity - seen[..., 3]
-    t = NEAR + (FAR - NEAR) * torch.rand(1, count, settings.empty, 1, generator=generator).to(device)
-    points = (rays.origins[:, :, None] + t * rays.directions[:, :, None]).flatten(1, 2)
-    outside = target(params, points)[..., 3] * (points.norm(dim=-1) > 1)
-    loss: Any = error.square().mean() + 0.5 * opaque.square().mean() + emptiness * outside.mean()
+    loss: Tensor = error.square().mean() + 0.5 * opaque.square().mean()
     return loss

@@ -37,8 +37,11 @@ AGREEMENT = 50.0
 PROBES = 256
 """Probe rays: with all of their samples they cost a sixty-fourth of a 128x128 view."""
 
-BASE = 32
+COARSE = (24, 32, 48, 64)
 """Cells per axis of the coarse grid over the unit sphere; the fine one has twice as many."""
+
+GRID_SHARE = 1 / 16
+"""The fine grid has at most this share of the samples of all views as cells, as far as ``COARSE`` goes."""
 
 DILATIONS = (0, 1, 2, 3)
 """Cells by which the grid is grown, in the order in which they are tried."""
@@ -138,7 +141,9 @@ def build_occupancy(field: Field_, cameras: Cameras, config: RendererConfig) -> 
     """
     probes = probe_rays(cameras)
     limit, extent = density_limit(config, cameras.near, cameras.far), view_extent(cameras, config)
+    samples = len(cameras.poses) * cameras.width * cameras.height * config.samples
     cells = _fine_cells(
+        _coarse_cells(samples, extent),
         lambda points: _density(field, points),
         extent,
         limit,
@@ -160,17 +165,27 @@ def build_occupancy(field: Field_, cameras: Cameras, config: RendererConfig) -> 
     return None
 
 
+def _coarse_cells(samples: int, extent: float) -> int:
+    """Return the cells per axis of the coarse grid that pays for so many samples of all views."""
+    count = max((c for c in COARSE if (2 * c) ** 3 <= samples * GRID_SHARE), default=COARSE[0])
+    return count if extent <= 1.25 else 2 * count
+
+
 def _fine_cells(
-    density: Callable[[Tensor], Tensor], extent: float, limit: float, seen: Callable[[Tensor, float], Tensor]
+    count: int,
+    density: Callable[[Tensor], Tensor],
+    extent: float,
+    limit: float,
+    seen: Callable[[Tensor, float], Tensor],
 ) -> Tensor:
     """Evaluate the corners of coarse cells, then those of the parts of the cells that are near an occupied one.
 
     Args:
+        count: coarse cells per axis.
         density: (N, 3) -> (N,).
         extent, limit: see ``build_occupancy``.
         seen: tells for points (N, 3), and a distance that they may be off by, which of them matter.
     """
-    count = BASE if extent <= 1.25 else 2 * BASE
     corners = _corners(count, extent).reshape(-1, 3)
     wanted = seen(corners, 2 * extent / count * math.sqrt(3))
     occupied = torch.zeros_like(wanted)

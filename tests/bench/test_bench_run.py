@@ -154,11 +154,9 @@ def test_a_field_is_fitted_until_it_shows_its_object() -> None:
         3,
         48,
         4,
-        "sphere",
         steps=300,
         rays=64,
         samples=16,
-        empty=1,
         learning_rate=5e-3,
         check_every=60,
         target=13,
@@ -177,22 +175,23 @@ def test_a_field_is_fitted_until_it_shows_its_object() -> None:
 
 
 def test_the_loss_of_fitting_is_what_it_says() -> None:
-    settings = FitSettings(rays=512, samples=4, empty=8)
+    settings = FitSettings(rays=512, samples=4)
     target = RadianceField(RadianceFieldConfig(depth=2, width=8, density_shift=0.0))
     zeros = TargetParams({n: torch.zeros(1, *t.shape) for n, t in target.spec.tensors.items()}, target.spec)
     rays = Rays(torch.tensor([4.0, 0.0, 0.0]).expand(1, 512, 3), torch.tensor([-1.0, 0.0, 0.0]).expand(1, 512, 3))
     seen = torch.tensor([0.2, 0.2, 0.2, 0.75]).expand(1, 512, 4)
 
-    def loss(density: float, emptiness: float) -> float:
+    def loss(density: float) -> float:
         tensors = {**zeros.tensors, "layer1.bias": torch.tensor([[[0.0, 0.0, 0.0, density]]])}
         params, generator = TargetParams(tensors, target.spec), torch.Generator().manual_seed(0)
-        return float(fitting._fit_loss(target, params, rays, seen, settings, generator, emptiness))
+        return float(fitting._fit_loss(target, params, rays, seen, settings, generator))
 
     # nothing there: the error is 0.75 (colour - background), for backgrounds uniform in [0, 1], and 0.75 of opacity
     expected = 0.75**2 * (0.2**2 - 0.2 + 1 / 3) + 0.5 * 0.75**2
-    assert loss(0.0, 1.0) == pytest.approx(expected, rel=0.03)
-    # the way from 2 to 6 is outside of the sphere for half of its length
-    assert loss(0.1, 1.0) - loss(0.1, 0.0) == pytest.approx(0.1 * 0.5, rel=0.05)
+    assert loss(0.0) == pytest.approx(expected, rel=0.03)
+    # all opaque and grey: the error is 0.35 - 0.25 background, and 0.25 of opacity
+    expected = 0.35**2 - 0.35 * 0.25 + 0.25**2 / 3 + 0.5 * 0.25**2
+    assert loss(1e4) == pytest.approx(expected, rel=0.03)
 
 
 def test_the_field_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ def test_fast_is_close_to_exact_and_leaves_most_out() -> None:
     made = ball()
     fast, exact = made.render(views=3, quality="fast"), made.render(views=3, quality="exact")
     assert exact.culled == 0
-    assert fast.culled > 0.9
+    assert fast.culled > 0.85
     # measured: 63.4 dB; the ball itself computes in float32
     assert -10 * math.log10(float((fast.rgb - exact.rgb).square().mean())) > 50
     dense = render_rays(lambda p: made.target(made.params, p[..., :3]), picture_rays(exact.cameras), made.renderer)

@@ -102,8 +102,9 @@ def test_the_grid_holds_all_that_is_dense_enough() -> None:
     assert 0.03 < grid.share < 0.08  # the balls and their edges fill 2.6 % of the cube
 
 
-def test_probes_decide_how_far_the_grid_is_grown() -> None:
+def test_probes_decide_how_far_the_grid_is_grown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wires that fall between the corners of all cells: no grid is better than a wrong one."""
+    monkeypatch.setattr(occ, "COARSE", (32,))
 
     def wires(points: Tensor) -> Tensor:
         offset = (points[..., :2] * 32 - 0.5).frac().abs()  # every 1/32, in the middle of the fine cells
@@ -175,3 +176,10 @@ def test_no_sample_of_a_view_is_taken_for_unseen(config: RendererConfig) -> None
     assert occ._seen(away, seen, config, 0.1 + 1e-4).all()
     cube = 5 * torch.rand(10_000, 3, generator=torch.Generator().manual_seed(0)) - 2.5
     assert occ._seen(cube, seen, config, 0.1).float().mean() < 0.4
+
+
+def test_the_grid_is_as_fine_as_pays() -> None:
+    assert occ._coarse_cells(128 * 128 * 128, 1.0) == 24  # one view: 48^3 cells are 5 % of its samples
+    assert occ._coarse_cells(50 * 128 * 128 * 128, 1.0) == 64
+    assert occ._coarse_cells(100, 1.0) == 24
+    assert occ._coarse_cells(128 * 128 * 128, 2.5) == 48
