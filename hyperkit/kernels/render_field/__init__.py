@@ -1,14 +1,23 @@
-"""Volume rendering of generated radiance fields: positions, encoding, layers and compositing as one operation."""
+"""Volume rendering of generated radiance fields: positions, encoding, layers and compositing as one operation.
+
+``reference`` is the definition. ``triton`` computes it as one kernel on a GPU, ``chunked`` part by part anywhere.
+"""
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hyperkit.kernels.render_field import chunked, reference
+from hyperkit.kernels.render_field import chunked
 from hyperkit.kernels.render_field.reference import FieldShape, Sampling
+
+_LOG = logging.getLogger("hyperkit")
 
 
 def render_field(
@@ -31,7 +40,7 @@ def render_field(
     Arguments and results are those of ``reference.render_field``, which is the definition. Differentiable with respect
     to weights and biases; whether it is with respect to rays, range and jitter depends on the form.
     """
-    form = chunked if origins.device.type == "cpu" else reference
+    form = form_for(weights, shape, precision or weights[0].dtype, origins.device)
     return form.render_field(
         weights,
         biases,
@@ -47,6 +56,25 @@ def render_field(
         background=background,
         precision=precision,
     )
+
+
+def form_for(weights: Sequence[Tensor], shape: FieldShape, precision: torch.dtype, device: torch.device) -> Any:
+    """Return the module that renders such fields: ``triton`` on a GPU, if it can, else ``chunked``."""
+    if device.type == "cuda":
+        fused = _triton()
+        if fused is not None and fused.supports(weights, shape, precision, device):
+            return fused
+    return chunked
+
+
+@lru_cache(maxsize=1)
+def _triton() -> Any:
+    """Import the GPU kernels, or say once that there are none: Triton is not there on every platform."""
+    try:
+        return importlib.import_module("hyperkit.kernels.render_field.triton")
+    except ImportError as error:
+        _LOG.warning("no fused GPU renderer, plain PyTorch is used instead: %s", error)
+        return None
 
 
 __all__ = ["FieldShape", "render_field"]
