@@ -58,7 +58,7 @@ class FitSettings:
     rays: int = 512
     samples: int = 40
     learning_rate: float = 1e-3
-    target: float = 25.0
+    target: float = 27.0
     check_every: int = 100
     version: int = 1
 

@@ -17,7 +17,7 @@ from hyperkit.renderers.volume import Field_, RendererConfig, background_value, 
 BLOCK = 1 << 18
 """Samples that are placed and looked up at once: their places stay in the processor's cache."""
 
-ROUNDS = (8, 8, 16, 32)
+ROUNDS = (4, 4, 8, 8, 16, 32)
 """Samples of each ray that are evaluated in every round; rays that are opaque after one drop out. The last repeats."""
 
 
