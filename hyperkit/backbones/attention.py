@@ -73,6 +73,42 @@ class WatchAttention(TorchFunctionMode):
         self.weights = weights.mean(dim=1)
 
 
+class LastQueries(TorchFunctionMode):
+    """While it is active, ``scaled_dot_product_attention`` computes the last ``count`` outputs; the others are zeros.
+
+    Calls with a mask, or over another number of tokens (in windows, or in a pooling), pass as they are.
+
+    Args:
+        count: of outputs.
+        length: n, of the sequences.
+    """
+
+    def __init__(self, count: int, length: int) -> None:
+        super().__init__()
+        self.count = count
+        self.length = length
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Intercept the one function; everything else passes."""
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or args[0].shape[-2] != self.length or _masked(*args, **kwargs):
+            return func(*args, **kwargs)
+        last = func(args[0][..., -self.count :, :], *args[1:], **kwargs)
+        return F.pad(last, (0, 0, self.length - self.count, 0))
+
+
+def _masked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **_: Any,
+) -> bool:
+    return attn_mask is not None or is_causal
+
+
 def attention_to_data(backbone: Backbone, layout: TokenLayout, data_tokens: Tensor, weight_tokens: Tensor) -> Tensor:
     """Return the attention from weight tokens to data tokens in the last block, averaged over the heads.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hyperkit.backbones.attention import LastQueries, attention_to_data
 from hyperkit.backbones.config import BackboneConfig, BackboneInfo, Modality, Strategy, TokenLayout
 from hyperkit.backbones.cpu_attention import cpu_attention
 from hyperkit.errors import HyperkitError
+
+Branches = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 
 
 class Arrangement:
@@ -223,8 +226,7 @@ class Backbone(nn.Module, ABC):
         """
         if weight_tokens.ndim == 2:
             weight_tokens = weight_tokens.expand(data_tokens.shape[0], -1, -1)
-        tokens = self._run(torch.cat([data_tokens, weight_tokens], dim=1), weight_tokens.shape[1])
-        return self.final_norm(tokens[:, data_tokens.shape[1] :])
+        return self.final_norm(self._run(torch.cat([data_tokens, weight_tokens], dim=1), weight_tokens.shape[1]))
 
     def attention(self, context: Tensor, weight_tokens: Tensor, data_tokens: Tensor | None = None) -> Tensor:
         """Return how much each weight token attends to each data token in the last block, averaged over the heads.
@@ -242,8 +244,6 @@ class Backbone(nn.Module, ABC):
         Raises:
             HyperkitError: the block computes its attention in a way that cannot be watched.
         """
-        from hyperkit.backbones.attention import attention_to_data
-
         with torch.no_grad():
             data_tokens = self.tokenize(context) if data_tokens is None else data_tokens
             self._layout = self.context_layout(context)
@@ -260,21 +260,42 @@ class Backbone(nn.Module, ABC):
         """
         return self.final_norm(self._run(self.tokenize(context), 0))
 
+    def branches(self, block: nn.Module) -> Branches | None:
+        """Return the two residual branches of a block, for those that are y + mlp(y) with y = x + attention(x).
+
+        All but ``attention`` acts on each token by itself. With the branches the last block computes the outputs at the
+        weight tokens alone; None, as here, computes all of them.
+        """
+        return None
+
     def _run(self, tokens: Tensor, weight_tokens: int) -> Tensor:
+        # the outputs of the last block at the weight tokens; at all tokens where there are no weight tokens
         arrangement = self.arrange(self._layout, tokens.shape[1] - weight_tokens, weight_tokens)
         # a frozen encoder is in eval mode and still needs the backward pass to its weight tokens
         save_memory = self.settings.gradient_checkpointing and torch.is_grad_enabled()
         training_on_cpu = tokens.device.type == "cpu" and torch.is_grad_enabled()
         mode = cpu_attention if training_on_cpu and torch.is_autocast_enabled("cpu") else nullcontext
 
-        def run(index: int, block: nn.Module, x: Tensor) -> Tensor:
+        def run(index: int, block: nn.Module, x: Tensor, kept: int) -> Tensor:
             with mode():
-                return arrangement.call(index, block, x)
+                return self._last(arrangement, index, block, x, kept) if kept else arrangement.call(index, block, x)
 
         tokens = arrangement.enter(tokens)
-        for step in enumerate(self.blocks):
-            tokens = checkpoint(run, *step, tokens, use_reentrant=False) if save_memory else run(*step, tokens)
-        return arrangement.leave(tokens)
+        blocks = list(self.blocks)
+        for index, block in enumerate(blocks):
+            step = (index, block, tokens, weight_tokens if index == len(blocks) - 1 else 0)
+            tokens = checkpoint(run, *step, use_reentrant=False) if save_memory else run(*step)
+        return tokens if weight_tokens else arrangement.leave(tokens)
+
+    def _last(self, arrangement: Arrangement, index: int, block: nn.Module, tokens: Tensor, kept: int) -> Tensor:
+        branches = self.branches(block) if type(arrangement) is Arrangement else None
+        if branches is None:
+            return arrangement.leave(arrangement.call(index, block, tokens))[:, -kept:]
+        attention, mlp = branches
+        with LastQueries(kept, tokens.shape[1]):
+            attended = attention(tokens)[:, -kept:]
+        tokens = tokens[:, -kept:] + attended
+        return tokens + mlp(tokens)
 
     def train(self, mode: bool = True) -> Backbone:
         """Switch between training and evaluation; a frozen encoder (also under LoRA) stays in evaluation."""

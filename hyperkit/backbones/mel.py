@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks, spectrogram  # type: ignore[import-untyped]
 
-from hyperkit.backbones.base import Arrangement, Backbone
+from hyperkit.backbones.base import Arrangement, Backbone, Branches
 from hyperkit.backbones.catalog import Entry
 from hyperkit.backbones.config import BackboneConfig, TokenLayout
 from hyperkit.backbones.sound import SoundBackbone, without_autocast
@@ -92,6 +92,10 @@ class MelBackbone(SoundBackbone):
     def arrange(self, layout: TokenLayout | None, data_tokens: int, weight_tokens: int) -> Arrangement:
         """Return the inner backbone's arrangement."""
         return self.inner.arrange(layout, data_tokens, weight_tokens)
+
+    def branches(self, block: nn.Module) -> Branches | None:
+        """Return those of the inner backbone's block."""
+        return self.inner.branches(block)
 
     def weights_file(self) -> str:
         """Return the path of the inner backbone's weights."""

@@ -14,11 +14,11 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import _build_vision_tower
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from timm.layers import Attention, resample_abs_pos_embed
 from torch import Tensor, nn
 
-from hyperkit.backbones.base import Backbone
+from hyperkit.backbones.base import Backbone, Branches
 from hyperkit.backbones.catalog import Entry
 from hyperkit.backbones.config import BackboneConfig, BackboneInfo
 from hyperkit.backbones.hub import Remote
@@ -170,6 +170,15 @@ class OpenClipBackbone(Backbone):
         """Apply ``ln_post``."""
         normed: Tensor = self.trunk.ln_post(tokens)
         return normed
+
+    def branches(self, block: Any) -> Branches | None:
+        """Return those of open_clip's ordinary block."""
+        if type(block) is not ResidualAttentionBlock:
+            return None
+        return (
+            lambda x: block.ls_1(block.attention(block.ln_1(x))),
+            lambda x: block.ls_2(block.mlp(block.ln_2(x))),
+        )
 
     def load_weights(self, state: Mapping[str, Tensor], origin: str) -> None:
         """Load the vision tower from a state dict of a whole open_clip model, or of its ``visual`` alone.

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block, init_weights_vit_timm
 from torch import Tensor, nn
 
+from hyperkit.backbones.base import Branches
 from hyperkit.backbones.catalog import Entry
 from hyperkit.backbones.config import BackboneConfig, BackboneInfo, TokenLayout
 from hyperkit.backbones.sound import SoundBackbone
+from hyperkit.backbones.timm_vit import block_branches
 from hyperkit.errors import HyperkitError
 
 LONGEST = 10  # seconds: learned positions need an end, and clips of a second are what IPC trains on
@@ -66,6 +68,10 @@ class PatchesBackbone(SoundBackbone):
     def blocks(self) -> Iterable[nn.Module]:
         """timm's pre-norm blocks."""
         return self.layers
+
+    def branches(self, block: nn.Module) -> Branches | None:
+        """Return those of timm's block."""
+        return block_branches(block)
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Apply the norm after the last block."""

@@ -11,10 +11,10 @@ import timm
 import torch
 from timm.layers import PatchEmbed
 from timm.models import VisionTransformer, is_model_in_modules
-from timm.models.vision_transformer import checkpoint_filter_fn
+from timm.models.vision_transformer import Block, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from hyperkit.backbones.base import Backbone
+from hyperkit.backbones.base import Backbone, Branches
 from hyperkit.backbones.catalog import Entry
 from hyperkit.backbones.config import BackboneConfig, BackboneInfo
 from hyperkit.backbones.hub import Remote
@@ -140,6 +140,10 @@ class TimmBackbone(Backbone):
         normed: Tensor = self.trunk.norm(tokens)
         return normed
 
+    def branches(self, block: nn.Module) -> Branches | None:
+        """Return those of timm's ordinary block."""
+        return block_branches(block)
+
     def load_weights(self, state: Mapping[str, Tensor], origin: str) -> None:
         """Load a state dict of timm, or of the original repositories that timm can convert.
 
@@ -180,6 +184,16 @@ class TimmBackbone(Backbone):
                 f"The file {path} does not fit {self.info.source}: {error}",
                 "Choose the backbone that the file was made for.",
             ) from error
+
+
+def block_branches(block: Any) -> Branches | None:
+    """Return the attention and the MLP branch of timm's ordinary block; None for other kinds."""
+    if type(block) is not Block:
+        return None
+    return (
+        lambda x: block.drop_path1(block.ls1(block.attn(block.norm1(x)))),
+        lambda x: block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
+    )
 
 
 def _create(entry: Entry, image_size: int | None, kind: type[nn.Module]) -> Any:

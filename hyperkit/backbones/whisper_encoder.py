@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,9 @@ import whisper
 from torch import Tensor, nn
 from torchaudio.functional import resample  # type: ignore[import-untyped]
 from whisper.audio import CHUNK_LENGTH, HOP_LENGTH, N_FFT, N_SAMPLES, N_SAMPLES_PER_TOKEN, SAMPLE_RATE, mel_filters
-from whisper.model import AudioEncoder
+from whisper.model import AudioEncoder, ResidualAttentionBlock
 
+from hyperkit.backbones.base import Branches
 from hyperkit.backbones.catalog import NAMED, Entry
 from hyperkit.backbones.config import BackboneConfig, BackboneInfo, TokenLayout
 from hyperkit.backbones.hub import Remote
@@ -99,6 +101,12 @@ class WhisperBackbone(SoundBackbone):
     def blocks(self) -> Iterable[nn.Module]:
         """Whisper's residual attention blocks."""
         return self.trunk.blocks
+
+    def branches(self, block: Any) -> Branches | None:
+        """Return those of Whisper's block."""
+        if type(block) is not ResidualAttentionBlock:
+            return None
+        return lambda x: block.attn(block.attn_ln(x))[0], lambda x: block.mlp(block.mlp_ln(x))
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Apply ``ln_post``."""
