@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -67,14 +66,19 @@ def form_for(weights: Sequence[Tensor], shape: FieldShape, precision: torch.dtyp
     return chunked
 
 
-@lru_cache(maxsize=1)
+_FUSED: list[Any] = []
+"""What ``_triton`` found; no ``lru_cache``, which compiled code traces through with a warning."""
+
+
 def _triton() -> Any:
     """Import the GPU kernels, or say once that there are none: Triton is not there on every platform."""
-    try:
-        return importlib.import_module("hyperkit.kernels.render_field.triton")
-    except ImportError as error:
-        _LOG.warning("no fused GPU renderer, plain PyTorch is used instead: %s", error)
-        return None
+    if not _FUSED:
+        try:
+            _FUSED.append(importlib.import_module("hyperkit.kernels.render_field.triton"))
+        except ImportError as error:
+            _LOG.warning("no fused GPU renderer, plain PyTorch is used instead: %s", error)
+            _FUSED.append(None)
+    return _FUSED[0]
 
 
 __all__ = ["FieldShape", "render_field"]

@@ -106,6 +106,7 @@ def _encoded(shape: FieldShape) -> int:
     return 3 * (len(shape.bands) + int(shape.include_input))
 
 
+@torch.compiler.disable  # compiled code calls it as it is: its parts are beyond tracing
 def render_field(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
