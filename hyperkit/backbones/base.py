@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hyperkit.backbones.attention import LastQueries, attention_to_data
 from hyperkit.backbones.config import BackboneConfig, BackboneInfo, Modality, Strategy, TokenLayout
-from hyperkit.backbones.cpu_attention import cpu_attention
+from hyperkit.backbones.on_cpu import cpu_attention, cpu_patches
 from hyperkit.errors import HyperkitError
 
 Branches = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
@@ -193,10 +193,8 @@ class Backbone(nn.Module, ABC):
         if size != (height, width):
             pictures = F.interpolate(pictures.float(), size, mode="bicubic", antialias=True, align_corners=False)
             pictures = pictures.clamp(0, 1)  # bicubic overshoots at edges
-        # On CPUs a bf16 convolution leaves values of its output uninitialised where that is one column wide and five
-        # rows high or more (torch 2.14; measured with kernels of 2 to 16 pixels that do not overlap).
-        one_column = layout.columns == 1 and pictures.device.type == "cpu"
-        with torch.autocast("cpu", enabled=False) if one_column else nullcontext():
+        bf16_on_cpu = pictures.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        with cpu_patches() if bf16_on_cpu else nullcontext():
             tokens = self.embed((pictures - self.mean) / self.deviation)
         self.remember(layout, tokens)
         return tokens.reshape(items, views * tokens.shape[1], self.width)

