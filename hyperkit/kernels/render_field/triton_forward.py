@@ -5,8 +5,9 @@ stay in registers from layer to layer, while the item's weights stream through s
 zeros to WIDTH, a power of two. A layer is computed in PARTS parts of COLUMNS outputs, two of them at a time, so that
 the weights of the next two arrive while these are multiplied.
 
-Two things that compile and are wrong, or slow, and that the interpreter does not show: of two names for one tensor only
-one is carried through a loop, and an integer argument that happens to be 1 is no tensor unless it is not specialised.
+Two traps that the interpreter does not show: where two names stand for one tensor before a loop that gives one the
+other's value, the compiler sees no change and does not carry it; and an integer argument that happens to be 1 is not a
+tensor, unless it is not specialised.
 """
 
 # ruff: noqa: RET505, SIM300 - Triton compiles only the branch that is taken where there is an else
