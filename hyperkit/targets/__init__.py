@@ -12,6 +12,7 @@ TARGETS = Registry(
         "mlp": "hyperkit.targets.mlp:MLP",
         "radiance_field": "hyperkit.targets.radiance_field:RadianceField",
         "hash_grid": "hyperkit.targets.hash_grid:HashGridField",
+        "skip_field": "hyperkit.targets.skip_field:SkipField",
     },
 )
 
