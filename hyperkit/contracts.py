@@ -119,6 +119,7 @@ class Batch(_Movable):
         truth: (B, R, 3) or (B, N, F), the signal at ``query``.
         opacity: (B, R) in [0, 1], the truth's alpha at ``query``, not composited; NaN in the rows of items whose
             pictures are opaque everywhere, of which it says nothing. None where nothing is composited.
+        mask: (B, M) bool, False where a context of tokens (B, M, D) is padded; None where it is no such context.
         ids: one id per item ("cars/0001").
         classes: one class name per item.
         context_cameras: cameras of the context pictures, shape (B, V), where known.
@@ -133,6 +134,7 @@ class Batch(_Movable):
     context_cameras: Cameras | None = None
     query_size: tuple[int, int] | None = None
     opacity: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

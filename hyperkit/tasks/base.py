@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from hyperkit.config import PartConfig
 from hyperkit.contracts import Batch, Scores
+from hyperkit.errors import HyperkitError
 from hyperkit.randomness import StepRandom
 
 
@@ -64,6 +66,16 @@ class Task(ABC):
         """
         return
 
+    @classmethod
+    def training_defaults(cls, config: Any, from_checkpoint: bool) -> dict[str, Any]:
+        """Return the learning rate, batch size and schedule that hold where the configuration leaves them open.
+
+        Args:
+            config: the run's, valid.
+            from_checkpoint: the weights come from a checkpoint, so that nothing needs pretrained ones of its own.
+        """
+        return {"learning_rate": 1e-4, "batch_size": 16, "schedule": "constant"}
+
     @abstractmethod
     def data(self) -> TrainingData:
         """Open the training data (made or packed on first use)."""
@@ -99,3 +111,11 @@ class Task(ABC):
     @abstractmethod
     def samples(self) -> dict[str, Any]:
         """Return a few small inputs, as tensors and plain values, that make a checkpoint work alone."""
+
+    def predictor(self, model: Any, precision: torch.dtype, samples: Mapping[str, Any]) -> Any:
+        """Wrap a trained model for use, with what its checkpoint carries.
+
+        Raises:
+            HyperkitError: models of this task are used in no such way.
+        """
+        raise HyperkitError(f"A {self.name} model cannot be used here.", "Expected one that writes networks.")

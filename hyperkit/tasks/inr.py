@@ -15,7 +15,7 @@ from pydantic import SerializeAsAny, create_model
 from torch import Tensor, nn
 
 from hyperkit.adapt import Observations, TTOConfig, optimise_on
-from hyperkit.backbones import BackboneConfig, build_backbone
+from hyperkit.backbones import BackboneConfig, build_backbone, paper_defaults, resolve_strategy
 from hyperkit.backbones.catalog import NAMED, modality_of
 from hyperkit.config import PartConfig, merge
 from hyperkit.contracts import Batch, Rendered, Scores, Signal, TargetParams
@@ -245,6 +245,13 @@ class INRTask(Task):
                 f"objective.loss=nll needs a deviation, and {config.algorithm!r} gives none.",
                 "Choose --algorithm ponp, or --set target.deviation=true.",
             )
+
+    @classmethod
+    def training_defaults(cls, config: Any, from_checkpoint: bool) -> dict[str, Any]:
+        """Return the paper's settings for the backbone and the strategy."""
+        strategy = resolve_strategy(config.backbone, from_checkpoint=from_checkpoint)
+        paper = paper_defaults(config.backbone, strategy)
+        return {"learning_rate": paper.learning_rate, "batch_size": paper.batch_size, "schedule": paper.schedule}
 
     @staticmethod
     def gives_deviation(config: Any) -> bool:

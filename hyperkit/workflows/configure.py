@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hyperkit.backbones import paper_defaults, resolve_strategy
 from hyperkit.config import PartConfig, choose_variants, load_recipe, merge, validate
 from hyperkit.errors import HyperkitError
 from hyperkit.tasks import TASKS, Task
@@ -26,7 +25,7 @@ def resolve(
     overrides: Mapping[str, Any] | None = None,
     from_checkpoint: bool = False,
 ) -> PartConfig:
-    """Lay overrides over a recipe, validate all of it, and fill in the paper's settings for the backbone.
+    """Lay overrides over a recipe, validate all of it, and fill in the settings of the task's paper.
 
     Args:
         task_cls: the task.
@@ -40,11 +39,7 @@ def resolve(
     values.setdefault("task", task_cls.name)
     config: Any = validate(run_config_model(task_cls, values), values)
     task_cls.check(config)
-    strategy = resolve_strategy(config.backbone, from_checkpoint=from_checkpoint)
-    paper = paper_defaults(config.backbone, strategy)
-    training = fill_defaults(
-        config.training, learning_rate=paper.learning_rate, batch_size=paper.batch_size, schedule=paper.schedule
-    )
+    training = fill_defaults(config.training, **task_cls.training_defaults(config, from_checkpoint))
     resolved: PartConfig = config.model_copy(update={"training": training})
     return resolved
 
