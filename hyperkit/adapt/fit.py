@@ -52,7 +52,7 @@ class FitConfig(PartConfig):
     steps: int = Field(default=400, ge=0)
     rays: int = Field(default=256, ge=1)
     learning_rate: float = Field(default=1e-2, gt=0)
-    table_learning_rate: float = Field(default=2e-2, gt=0)
+    table_learning_rate: float = Field(default=4e-2, gt=0)
     opacity: float = Field(default=1.0, ge=0)
     empty: float = Field(default=0.01, ge=0)
     renderer: RendererConfig = RendererConfig(samples=48, sampling="bins", bounds="sphere")

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
@@ -34,12 +34,22 @@ def worker_count(workers: int | None) -> int:
 
 
 def run_all(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int | None = None,
+    method: Literal["fork", "spawn"] | None = None,
 ) -> Iterator[tuple[int, Result]]:
     """Yield (index, function(item)) for all items as they finish; errors of ``function`` are raised here.
 
     With one worker, or fewer than two items, the work is done in this process. When the caller stops early or an error
     is raised, work that has not begun is dropped.
+
+    Args:
+        function: of one item; it can be pickled, as the items can.
+        items: what there is to do.
+        workers: processes; None: one for each CPU that this process may use.
+        method: how processes begin; ``spawn`` where the work computes gradients, whose threads a fork does not bring
+            along. None: ``fork`` on Linux, ``spawn`` elsewhere.
 
     Raises:
         RunFailed: a worker process died.
@@ -51,7 +61,7 @@ def run_all(
         return
     # Forked workers have torch imported already, which takes seconds otherwise. They are safe here: a worker uses one
     # thread and none of the parent's thread pools or devices.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    context = multiprocessing.get_context(method or ("fork" if sys.platform == "linux" else "spawn"))
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
     try:
         with warnings.catch_warnings():
