@@ -56,7 +56,8 @@ class ScoreConfig(PartConfig):
             ``renderer``: that of the renderer.
         sparsity: weight of the mean of sqrt(opacity^2 + 0.01), against fog everywhere (DreamFusion).
         points: samples whose activations are kept for the backward pass at once. Where a step has more, they are
-            evaluated a second time, which bounds the memory.
+            evaluated a second time, which bounds the memory; a step then takes 1.7 times as long. By default one view
+            of 64 x 64 pixels and 64 samples is kept whole.
     """
 
     model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -77,7 +78,7 @@ class ScoreConfig(PartConfig):
     batch: int = Field(default=1, ge=1)
     background: Literal["random", "renderer"] = "random"
     sparsity: float = Field(default=1.0, ge=0)
-    points: int = Field(default=65536, ge=1)
+    points: int = Field(default=262144, ge=1)
 
     @field_validator("timesteps", "elevation", "azimuth", "radius", "view_angle")
     @classmethod
