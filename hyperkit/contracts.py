@@ -124,6 +124,8 @@ class Batch(_Movable):
         classes: one class name per item.
         context_cameras: cameras of the context pictures, shape (B, V), where known.
         query_size: (height, width) where the query is a whole picture in row-major order.
+        labels: (B, R) int64, which part the truth shows at ``query``: 1 for the first, 0 for the background. None where
+            the data knows no parts.
     """
 
     context: Tensor
@@ -133,6 +135,7 @@ class Batch(_Movable):
     classes: tuple[str, ...] = ()
     context_cameras: Cameras | None = None
     query_size: tuple[int, int] | None = None
+    labels: Tensor | None = None
     opacity: Tensor | None = None
     mask: Tensor | None = None
 

@@ -9,9 +9,11 @@ import typer
 
 from hyperkit.cli import options as o
 
+TASKS = "nvs (novel views of an object), segment (with its parts), image or audio (reconstruction)."
+
 
 def train(
-    task: Annotated[str, typer.Argument(help="nvs (novel views of an object), image or audio (reconstruction).")],
+    task: Annotated[str, typer.Argument(help=TASKS)],
     recipe: o.RecipeOption = "quickstart",
     data: o.DataOption = None,
     train_classes: o.TrainClassesOption = None,

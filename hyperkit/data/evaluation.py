@@ -24,7 +24,7 @@ class EvalSet:
     """Frozen pairs as batches: V context pictures, and every ray and pixel of a target view.
 
     Iterating gives ``Batch`` with context (B, V, 3, S, S), its cameras (B, V), rays (B, S * S, 3), their truth
-    (B, S * S, 3) with its opacity (B, S * S), and ``query_size``.
+    (B, S * S, 3) with its opacity (B, S * S), ``query_size`` and, where there are label maps, its labels (B, S * S).
 
     Attributes:
         pairs: the items, in order, all with V context views.
@@ -34,8 +34,16 @@ class EvalSet:
         batch_size: items of a batch while iterating.
     """
 
-    def __init__(self, reader: PixelReader, pairs: Sequence[Pair], pairs_hash: str, batch_size: int = 8) -> None:
+    def __init__(
+        self,
+        reader: PixelReader,
+        pairs: Sequence[Pair],
+        pairs_hash: str,
+        batch_size: int = 8,
+        label_maps: np.ndarray | None = None,
+    ) -> None:
         self._reader = reader
+        self._label_maps = label_maps
         self.pairs = tuple(pairs)
         self.hash = pairs_hash
         self.batch_size = batch_size
@@ -63,6 +71,9 @@ class EvalSet:
         target, owner = self._targets(items)
         pictures = self._reader.pictures(target)
         size = self._reader.pack.size
+        labels = None
+        if self._label_maps is not None:
+            labels = torch.from_numpy(self._label_maps[target].reshape(len(target), -1)).long()
         return Batch(
             context=self._reader.pictures(context.reshape(-1)).reshape(*context.shape, 3, size, size),
             query=picture_rays(self._reader.cameras(target, owner)),
@@ -72,6 +83,7 @@ class EvalSet:
             context_cameras=self._reader.cameras(context, np.broadcast_to(source, context.shape)),
             query_size=(size, size),
             opacity=opacity(unpack_words(self._reader.words(target)), self._reader.pack.opaque[owner]),
+            labels=labels,
         )
 
     def targets(self, items: Sequence[int]) -> Tensor:

@@ -72,10 +72,11 @@ class NVSData:
 
     def __init__(self, config: NVSDataConfig, seed: int, progress: Callable[[int, int], None] | None = None) -> None:
         self.config, self.seed = config, seed
-        self.root = Path(config.root).expanduser() if config.root else builtin_root(config.builtin, progress)
+        self.root = Path(config.root).expanduser() if config.root else self.builtin(config.builtin, progress)
         self.pack = open_pack(self.root, config.resolution, config.skip_bad, progress)
         self._reader = pixels.PixelReader(self.pack, config.background)
         self.size, self.near, self.far = self.pack.size, self.pack.near, self.pack.far
+        self._label_maps = self.open_label_maps()
         splits = read_splits(self.root, self.pack.ids)
         self.splits, self.notes = splits.ids, splits.notes
         for note in splits.notes:
@@ -89,6 +90,14 @@ class NVSData:
         self._draws = Draws(self.pack, objects, config, seed)
         self._views_checked = False
         self._pairs: dict[str, PairSet] = {}
+
+    def builtin(self, name: str, progress: Callable[[int, int], None] | None) -> Path:
+        """Return the folder of a built-in set, made first if it is not there."""
+        return builtin_root(name, progress)
+
+    def open_label_maps(self) -> np.ndarray | None:
+        """Return which part each pixel shows, (N, S, S) uint8, in the order of the pack's pictures, where known."""
+        return None
 
     def _check_classes(self, names: Sequence[str] | None) -> tuple[str, ...]:
         for name in names or ():
@@ -184,7 +193,14 @@ class NVSData:
             classes=tuple(name.split("/", 1)[0] for name in ids),
             context_cameras=replace(cameras, poses=cameras.poses[:, :-1], focal=cameras.focal[:, :-1]),
             opacity=pixels.opacity(sampled, opaque),
+            labels=self._labels(draw.target, seen),
         )
+
+    def _labels(self, rows: np.ndarray, chosen: np.ndarray) -> Tensor | None:
+        if self._label_maps is None:
+            return None
+        y, x = np.divmod(chosen, self.size)
+        return torch.from_numpy(np.asarray(self._label_maps)[rows[:, None], y, x]).long()
 
     def _cameras(self, draw: Draw) -> Cameras:
         # (B, V + 1): of the context views and the target
@@ -249,7 +265,7 @@ class NVSData:
             pairs = shuffle_contexts(pairs, within_class=shuffle_context == "class")
         if limit is not None and limit < len(pairs):
             pairs = [pairs[int(i)] for i in np.linspace(0, len(pairs) - 1, max(limit, 0)).round()]
-        return EvalSet(self._reader, pairs, frozen.sha256, batch_size)
+        return EvalSet(self._reader, pairs, frozen.sha256, batch_size, self._label_maps)
 
     def frozen(self, split: str) -> PairSet:
         """Return the frozen pairs of a split, drawn and written on first use."""

@@ -36,10 +36,18 @@ DEVIATION_METRICS: dict[str, Metric] = {
 """Metrics of predicted deviations: negative log-likelihood per value, and the shares of values that lie within one and
 two deviations of the mean. More is not better for these shares: see ``IDEALS``."""
 
+PART_METRICS: dict[str, Metric] = {
+    "object_miou": Metric("object mIoU", "", higher_is_better=True),
+    "miou": Metric("mIoU", "", higher_is_better=True),
+    "miou_of_mean": Metric("mIoU of mean label map", "", higher_is_better=True),
+}
+"""Metrics of part labels, over parts without the background: the mean over the parts of one view; over those of all
+pixels of a set together, which is what papers report; and the latter of each class's most frequent label per pixel."""
+
 IDEALS = {f"within_{k}": math.erf(k / math.sqrt(2)) for k in (1, 2)}
 """Metric -> the value that is best, where neither more nor less is: those of a normal distribution."""
 
-CATALOGUE: dict[str, Metric] = {**METRICS, **SOUND_METRICS, **DEVIATION_METRICS}
+CATALOGUE: dict[str, Metric] = {**METRICS, **SOUND_METRICS, **DEVIATION_METRICS, **PART_METRICS}
 
 _DECIMALS = {"psnr": 3, "si_sdr": 3, "lsd": 3}
 

@@ -63,6 +63,8 @@ class Views:
         cameras: where they were taken from.
         deviation: (V, H, W, 3) of the colours, where the field gives one.
         culled: share of the samples that were not evaluated, because nothing is there or nothing is seen of it.
+        features: (V, H, W, F), where the field gives features: of parts, their probabilities.
+        parts: names of the parts that the features are probabilities of.
     """
 
     rgb: Tensor
@@ -71,6 +73,22 @@ class Views:
     cameras: Cameras
     deviation: Tensor | None = None
     culled: float = 0.0
+    features: Tensor | None = None
+    parts: tuple[str, ...] = ()
+
+    def labels(self) -> Tensor:
+        """Return which part each pixel shows, (V, H, W) uint8: i for ``parts[i - 1]``, 0 for the background.
+
+        It is the likeliest part where at least half of the light is stopped; see ``part_labels``.
+
+        Raises:
+            HyperkitError: the field knows no parts.
+        """
+        if self.features is None or not self.parts:
+            raise HyperkitError(
+                "This field knows no parts, so that there are no label maps.", "Models of `hyperkit train segment` do."
+            )
+        return part_labels(self.features, self.opacity).to(torch.uint8)
 
     def frames(self) -> list[np.ndarray]:
         """Return the pictures as uint8 arrays (H, W, 3)."""
@@ -86,6 +104,7 @@ class Field:
         renderer: how it is rendered.
         framing: the cameras that suit it.
         precision: dtype of the matrix products.
+        parts: names of the parts of which it gives the probabilities at each point, where it does.
     """
 
     target: Target
@@ -93,9 +112,10 @@ class Field:
     renderer: RendererConfig = RendererConfig()
     framing: Framing = field(default_factory=Framing)
     precision: torch.dtype = torch.float32
+    parts: tuple[str, ...] = ()
 
     def query(self, points: Tensor) -> Tensor:
-        """Return colour, density and, where the field gives one, the colours' deviation, (N, 4 or 7).
+        """Return colour, density, the colours' deviation where the field gives one (N, 4 or 7), and its features.
 
         Args:
             points: positions, or positions and directions, (N, 3 or 6).
@@ -111,6 +131,11 @@ class Field:
         enabled = precision != torch.float32
         with torch.autocast(self.device.type, dtype=precision if enabled else torch.bfloat16, enabled=enabled):
             return self.target(self.params, points[None].to(self.device))[0]
+
+    @property
+    def extra(self) -> int:
+        """F, number of features at each point."""
+        return int(self.params.spec.options.get("extra", 0))
 
     @property
     def device(self) -> torch.device:
@@ -153,6 +178,7 @@ class Field:
         shape = (len(poses), cameras.height, cameras.width)
         rgb, depth, opacity = torch.empty(*shape, 3), torch.empty(shape), torch.empty(shape)
         deviation = torch.empty(*shape, 3) if self.params.spec.options.get("deviation") else None
+        features = torch.empty(*shape, self.extra) if self.extra else None
         for index in range(len(poses)):
             one = replace(cameras, poses=cameras.poses[index, None], focal=cameras.focal[index, None])
             view = render(picture_rays(one))
@@ -160,7 +186,9 @@ class Field:
             depth[index], opacity[index] = view.depth.reshape(shape[1:]), view.opacity.reshape(shape[1:])
             if deviation is not None and view.deviation is not None:
                 deviation[index] = view.deviation.reshape(*shape[1:], 3)
-        return Views(rgb, depth, opacity, cameras, deviation, tally.culled)
+            if features is not None and view.features is not None:
+                features[index] = view.features.reshape(*shape[1:], -1)
+        return Views(rgb, depth, opacity, cameras, deviation, tally.culled, features, self.parts)
 
     def _renderer(
         self, cameras: Cameras, config: RendererConfig, quality: Quality, tally: Tally
@@ -168,7 +196,7 @@ class Field:
         if quality not in get_args(Quality):
             raise HyperkitError(f"There is no quality {quality!r}.", f"Allowed: {', '.join(get_args(Quality))}.")
         if quality == "exact":
-            return lambda rays: render_rays(self._field(torch.float32), rays, config)
+            return lambda rays: render_rays(self._field(torch.float32), rays, config, extra=self.extra)
         precision = fast_precision(self.device)
         if self.device.type == "cuda" and is_fusible(self.target, config):
             assert isinstance(self.target, RadianceField)
@@ -180,7 +208,7 @@ class Field:
         if isinstance(self.target, RadianceField) and is_fusible(self.target, config):
             points = field_points(self.target, self.params, precision)
             field = lambda query: points(query[0, :, :3])[None]  # noqa: E731
-        return fast_renderer(field, cameras, config, name, deviation, tally)
+        return fast_renderer(field, cameras, config, name, deviation, tally, self.extra)
 
     def _field(self, precision: torch.dtype) -> Field_:
         return lambda points: self._evaluate(points[0], precision)[None]
@@ -237,12 +265,14 @@ class Field:
         return mesh
 
     def to_module(self) -> torch.nn.Module:
-        """Return the generated network as an ordinary torch module, (N, 3 or 6) -> (N, 4)."""
+        """Return the generated network as an ordinary torch module, (N, 3 or 6) -> what ``query`` gives."""
         return self.target.to_module(self.params)
 
     def save(self, path: str | Path) -> None:
         """Write the generated weights, with cameras and renderer, as safetensors (see ``targets.export``)."""
-        extra = {"renderer": self.renderer.model_dump(mode="json"), "framing": vars(self.framing)}
+        extra: dict[str, Any] = {"renderer": self.renderer.model_dump(mode="json"), "framing": vars(self.framing)}
+        if self.parts:
+            extra["parts"] = list(self.parts)
         save_target(path, self.params, extra)
 
     @classmethod
@@ -257,4 +287,18 @@ class Field:
             kind = extra["signal"]
             raise HyperkitError(f"{path} holds a {kind}, not a Field.", f"Load it with {kind}.load.")
         renderer = RendererConfig.model_validate(extra.get("renderer", {}))
-        return cls(target, params, renderer, Framing(**extra.get("framing", {})))
+        framing = Framing(**extra.get("framing", {}))
+        return cls(target, params, renderer, framing, parts=tuple(extra.get("parts", ())))
+
+
+def part_labels(probabilities: Tensor, opacity: Tensor) -> Tensor:
+    """Return which part each ray shows, int64: i for part i of 1 to K, 0 for the background.
+
+    It is the likeliest part where at least half of the light is stopped, as a pixel's label is that of the part that
+    covers most of it where at least half of it is covered.
+
+    Args:
+        probabilities: (..., K), composited, so that they add up to the opacity.
+        opacity: (...).
+    """
+    return torch.where(opacity >= 0.5, probabilities.argmax(-1) + 1, 0)

@@ -65,7 +65,9 @@ class INRHypernet(nn.Module):
             assert isinstance(self.renderer, RendererConfig)
             if isinstance(self.target, RadianceField) and self._is_fused(query):
                 return render_fused(self.target, params, query, self.renderer, jitter)
-            return render_rays(lambda points: self.target(params, self._point(points)), query, self.renderer, jitter)
+            extra = int(getattr(self.target.config, "extra", 0))  # type: ignore[attr-defined]
+            field = lambda points: self.target(params, self._point(points))  # noqa: E731
+            return render_rays(field, query, self.renderer, jitter, extra)
         assert isinstance(self.renderer, PointsConfig)
         deviation = bool(getattr(self.target.config, "deviation", False))  # type: ignore[attr-defined]
         outputs = int(self.target.config.outputs)  # type: ignore[attr-defined]

@@ -67,10 +67,12 @@ class FieldPredictor(Predictor):
     Attributes:
         framing: the cameras of the training data.
         fill: share of the picture's side that training objects take, for framing a user's picture.
+        parts: names of the parts that the fields know.
     """
 
     framing: Framing = field(default_factory=Framing)
     fill: float = 0.8
+    parts: tuple[str, ...] = ()
 
     def __call__(self, source: Any) -> Field:
         """Write the field of the object that ``source`` shows; see ``prepare``.
@@ -119,7 +121,8 @@ class FieldPredictor(Predictor):
     def wrap(self, params: TargetParams, index: int = 0) -> Field:
         """Return item ``index`` as a field that can be rendered from any side."""
         assert isinstance(self.model.renderer, RendererConfig)
-        return Field(self.model.target, params.select(index), self.model.renderer, self.framing, self.precision)
+        own = params.select(index)
+        return Field(self.model.target, own, self.model.renderer, self.framing, self.precision, self.parts)
 
 
 @dataclass(frozen=True)

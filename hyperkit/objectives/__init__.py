@@ -2,5 +2,6 @@
 
 from hyperkit.objectives.likelihood import gaussian_nll
 from hyperkit.objectives.reconstruction import foggy, mse, opacity_error
+from hyperkit.objectives.segmentation import part_nll
 
-__all__ = ["foggy", "gaussian_nll", "mse", "opacity_error"]
+__all__ = ["foggy", "gaussian_nll", "mse", "opacity_error", "part_nll"]

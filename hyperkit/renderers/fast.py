@@ -2,7 +2,8 @@
 
 Empty space is left out by a grid that is made once for all views (``occupancy``), and what lies behind opaque things
 as well (``culled``). Together they may cost ``occupancy.TOLERANCE`` of the light of a ray where the grid is right, and
-the grid is measured against rays of the same views. Fields with a second pass of samples are rendered densely.
+the grid is measured against rays of the same views. Fields with a second pass of samples, or with features, are
+rendered densely.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ from hyperkit.renderers.volume import Field_, RendererConfig, render_rays
 
 @torch.no_grad()
 def fast_renderer(
-    field: Field_, cameras: Cameras, config: RendererConfig, name: str, deviation: bool, tally: Tally
+    field: Field_,
+    cameras: Cameras,
+    config: RendererConfig,
+    name: str,
+    deviation: bool,
+    tally: Tally,
+    extra: int = 0,
 ) -> Callable[[Rays], Rendered]:
     """Prepare the rendering of one field in the views of some cameras (V,), and return what renders rays (1, R, 3).
 
@@ -32,11 +39,12 @@ def fast_renderer(
         name: what kind of field it is; the size of the pieces that suits it is measured once and kept by this name.
         deviation: whether it gives deviations of the colours.
         tally: counts the samples of all views.
+        extra: number of features that the field gives at each point.
     """
     chunk = _chunk(field, name, cameras.poses.device)
-    if config.fine_samples or not len(cameras.poses) or not config.samples:
+    if config.fine_samples or extra or not len(cameras.poses) or not config.samples:
         dense = config.model_copy(update={"chunk_points": chunk})
-        return lambda rays: render_rays(field, rays, dense)
+        return lambda rays: render_rays(field, rays, dense, extra=extra)
 
     def in_chunks(points: Tensor) -> Tensor:
         return torch.cat([field(part) for part in points.split(chunk, dim=1)], dim=1)

@@ -14,10 +14,13 @@ from hyperkit.targets.radiance_field import RadianceField
 
 
 def is_fusible(target: Target, config: RendererConfig) -> bool:
-    """Return whether a target with this renderer is one: an MLP of the position alone, without a second pass."""
+    """Return whether a target with this renderer is one: an MLP of the position alone, without a second pass.
+
+    It gives nothing but colour and density.
+    """
     if not isinstance(target, RadianceField) or config.fine_samples:
         return False
-    return not (target.config.view_directions or target.config.deviation)
+    return not (target.config.view_directions or target.config.deviation or target.config.extra)
 
 
 def render_fused(

@@ -61,7 +61,8 @@ class RendererConfig(PartConfig):
 Field_ = Callable[[Tensor], Tensor]
 """Evaluates B fields at points (B, N, 6) = position and direction.
 
-It gives rgb and density (B, N, 4), or (B, N, 7) with the deviation of each colour behind them.
+It gives rgb and density (B, N, 4), or (B, N, 7) with the deviation of each colour behind them. Where a function takes
+``extra``, the field gives so many features more, the last ones.
 """
 
 
@@ -116,8 +117,9 @@ def composite(
     background: Tensor | float,
     deviation: Tensor | None = None,
     background_deviation: float = 0.01,
+    features: Tensor | None = None,
 ) -> Rendered:
-    """Sum colours, and their deviations, along rays by ``ray_weights``.
+    """Sum colours, their deviations, and features along rays by ``ray_weights``.
 
     Args:
         density: (B, R, S), not negative.
@@ -127,6 +129,8 @@ def composite(
         background: colour (C,) or a number.
         deviation: (B, R, S, C), of the colours; composited with the same weights (PONP).
         background_deviation: of the background.
+        features: (B, R, S, F), composited with the same weights; the background has none, which is 0. Probabilities of
+            F classes that add up to 1 at each sample add up to the opacity.
 
     Returns:
         ``Rendered``, float32 or wider. The weights and the transmittance that is left add up to 1 exactly in theory.
@@ -134,16 +138,24 @@ def composite(
     Example:
         One sample of density ln 2 over a length of 1 has weight 1/2: half its colour, half background.
     """
-    if deviation is None:
+    if deviation is None and features is None:
         return Rendered(*reference.composite(density, colour, t, lengths, far, background))
-    channels = colour.shape[-1]
-    behind = torch.as_tensor(background, dtype=torch.float64, device=colour.device).expand(channels)
-    behind = torch.cat((behind, torch.full_like(behind, background_deviation)))
-    both, depth, opacity = reference.composite(density, torch.cat((colour, deviation), -1), t, lengths, far, behind)
-    return Rendered(both[..., :channels], depth, opacity, both[..., channels:])
+    own = torch.as_tensor(background, dtype=torch.float64, device=colour.device).expand(colour.shape[-1])
+    parts, behind = [colour], [own]
+    if deviation is not None:
+        parts.append(deviation)
+        behind.append(torch.full_like(own, background_deviation))
+    if features is not None:
+        parts.append(features)
+        behind.append(own.new_zeros(features.shape[-1]))
+    joined, depth, opacity = reference.composite(density, torch.cat(parts, -1), t, lengths, far, torch.cat(behind))
+    rgb, *rest = joined.split([len(part) for part in behind], dim=-1)
+    return Rendered(rgb, depth, opacity, None if deviation is None else rest[0], None if features is None else rest[-1])
 
 
-def render_rays(field: Field_, rays: Rays, config: RendererConfig, jitter: Tensor | None = None) -> Rendered:
+def render_rays(
+    field: Field_, rays: Rays, config: RendererConfig, jitter: Tensor | None = None, extra: int = 0
+) -> Rendered:
     """Render B fields along their rays.
 
     With gradients enabled all rays are evaluated at once; without, ``config.chunk_points`` points at a time, so that
@@ -154,41 +166,46 @@ def render_rays(field: Field_, rays: Rays, config: RendererConfig, jitter: Tenso
         rays: (B, R, 3); R may be 0.
         jitter: (B, R, ``config.draws``) in [0, 1), or None. The first S move the samples within their intervals; the
             others are the uniform numbers that the fine samples are drawn with.
+        extra: number of features that the field gives at each point.
 
     Raises:
-        ValueError: ``jitter`` has another shape, or the field gives neither 4 nor 7 values.
+        ValueError: ``jitter`` has another shape, or the field gives another number of values.
     """
     items, count = rays.origins.shape[:2]
     if jitter is not None and jitter.shape != (items, count, config.draws):
         raise ValueError(f"jitter has shape {tuple(jitter.shape)}, expected {(items, count, config.draws)}")
 
     def render(part: slice) -> Rendered:
-        return _render(field, rays[part], config, None if jitter is None else jitter[:, part])
+        return _render(field, rays[part], config, None if jitter is None else jitter[:, part], extra)
 
     return in_chunks(render, count, max(1, config.chunk_points // max(1, items * config.draws)))
 
 
-def _render(field: Field_, rays: Rays, config: RendererConfig, jitter: Tensor | None) -> Rendered:
+def _render(field: Field_, rays: Rays, config: RendererConfig, jitter: Tensor | None, extra: int) -> Rendered:
     near, far = ray_range(rays, config)
     t, lengths = sample_along(near, far, config, None if jitter is None else jitter[..., : config.samples])
-    values = evaluate_samples(field, rays, t)
+    values = evaluate_samples(field, rays, t, extra)
     if config.fine_samples:
         with torch.no_grad():
             weights, _ = ray_weights(values[..., 3], lengths)
             uniform = None if jitter is None else jitter[..., config.samples :]
             fine = draw_fine(t, weights, near, far, config.fine_samples, uniform)
-        t, values = merge(t, values, fine, evaluate_samples(field, rays, fine))
+        t, values = merge(t, values, fine, evaluate_samples(field, rays, fine, extra))
         lengths = sample_lengths(t, near, far, config)
-    return composite_samples(values, t, lengths, rays, config)
+    return composite_samples(values, t, lengths, rays, config, extra)
 
 
-def composite_samples(values: Tensor, t: Tensor, lengths: Tensor, rays: Rays, config: RendererConfig) -> Rendered:
-    """Composite what a field gives at the samples of rays, values (B, R, S, 4) or (B, R, S, 7), on the background."""
+def composite_samples(
+    values: Tensor, t: Tensor, lengths: Tensor, rays: Rays, config: RendererConfig, extra: int = 0
+) -> Rendered:
+    """Composite what a field gives at the samples of rays, values (B, R, S, 4 or 7, + extra), on the background."""
     limit = torch.full(t.shape[:-1], float(rays.far), dtype=t.dtype, device=t.device)
-    deviation = values[..., 4:] if values.shape[-1] == 7 else None
+    count = values.shape[-1] - extra
+    deviation = values[..., 4:7] if count == 7 else None
+    features = values[..., count:] if extra else None
     background = background_value(config)
     return composite(
-        values[..., 3], values[..., :3], t, lengths, limit, background, deviation, config.background_deviation
+        values[..., 3], values[..., :3], t, lengths, limit, background, deviation, config.background_deviation, features
     )
 
 
@@ -202,8 +219,8 @@ def sample_points(rays: Rays, t: Tensor) -> Tensor:
     return torch.addcmul(rays.origins.unsqueeze(-2), t.unsqueeze(-1), rays.directions.unsqueeze(-2))
 
 
-def evaluate_samples(field: Field_, rays: Rays, t: Tensor) -> Tensor:
-    """Evaluate the fields at the samples t (B, R, S) of their rays -> (B, R, S, 4), or 7.
+def evaluate_samples(field: Field_, rays: Rays, t: Tensor, extra: int = 0) -> Tensor:
+    """Evaluate the fields at the samples t (B, R, S) of their rays -> (B, R, S, 4), or 7, and ``extra`` more.
 
     Raises:
         ValueError: the field gives another number of values.
@@ -211,6 +228,7 @@ def evaluate_samples(field: Field_, rays: Rays, t: Tensor) -> Tensor:
     directions = rays.directions.unsqueeze(-2).expand(*t.shape, 3)
     points = torch.cat((sample_points(rays, t), directions), dim=-1)
     values = field(points.flatten(1, 2)).unflatten(1, t.shape[1:])
-    if values.shape[-1] not in (4, 7):
-        raise ValueError(f"the field gives {values.shape[-1]} values per point, expected 4, or 7 with deviations")
+    if values.shape[-1] - extra not in (4, 7):
+        more = f", and {extra} more" if extra else ""
+        raise ValueError(f"the field gives {values.shape[-1]} values per point, expected 4, or 7 with deviations{more}")
     return values

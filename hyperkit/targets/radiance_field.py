@@ -53,6 +53,9 @@ class RadianceFieldConfig(FieldOutputsConfig):
             in six started, or soon became, empty everywhere, where the gradient is zero: white for ever.
         deviation: the field also gives a deviation of each colour channel (see ``base.deviation_of``).
         deviation_floor: lower limit of the deviation.
+        extra: E, further values at each point, such as logits of parts; they do not depend on the direction of view.
+            Set by the task.
+        extra_activation: ``softmax``: they become probabilities of E classes; ``none``: they stay as they are.
     """
 
     depth: int = Field(default=6, ge=2)
@@ -60,6 +63,8 @@ class RadianceFieldConfig(FieldOutputsConfig):
     encoding: EncodingConfig = EncodingConfig()
     view_directions: bool = False
     direction_encoding: EncodingConfig = EncodingConfig(frequencies=4, max_log2=3.0)
+    extra: int = Field(default=0, ge=0)
+    extra_activation: Literal["none", "softmax"] = "none"
 
 
 class RadianceField(Target):
@@ -67,8 +72,8 @@ class RadianceField(Target):
 
     Without view directions: ``layer0`` ... ``layer{depth-1}``, the last one gives [rgb, density]. With them: the trunk
     ends at ``layer{depth-2}``; ``density`` reads it, and ``colour0``, ``colour1`` read it beside the encoded direction.
-    With ``config.deviation`` the layer that gives the colour gives three more values, the last ones, which
-    ``deviation_of`` turns into the colour's deviation.
+    With ``config.deviation`` the layer that gives the colour gives three more values, which ``deviation_of`` turns into
+    the colour's deviation. With ``config.extra`` the layer that gives the density gives so many more, the last ones.
     """
 
     kind = "radiance_field"
@@ -83,11 +88,12 @@ class RadianceField(Target):
         for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             tensors |= self.layer_tensors(f"layer{index}", fan_in, fan_out)
         if config.view_directions:
-            tensors |= self.layer_tensors("density", config.width, 1)
+            tensors |= self.layer_tensors("density", config.width, 1 + config.extra)
             tensors |= self.layer_tensors("colour0", config.width + config.direction_encoding.width(3), config.width)
             tensors |= self.layer_tensors("colour1", config.width, 6 if config.deviation else 3)
         else:
-            tensors |= self.layer_tensors(f"layer{config.depth - 1}", config.width, 7 if config.deviation else 4)
+            outputs = (7 if config.deviation else 4) + config.extra
+            tensors |= self.layer_tensors(f"layer{config.depth - 1}", config.width, outputs)
         self.spec = TargetSpec(tensors, self.kind, config.model_dump(mode="json"))
 
     def __call__(self, params: TargetParams, query: Tensor, state: Any = None) -> Tensor:
@@ -98,7 +104,7 @@ class RadianceField(Target):
 
         Returns:
             (B, N, 4): rgb in [0, 1] and density >= 0 per unit of length, float32. With a deviation (B, N, 7): rgb,
-            density, and the deviation of rgb.
+            density, and the deviation of rgb. ``config.extra`` values follow.
         """
         h = self.encoding(query[..., :3])
         for index in range(self.config.depth - 1):
@@ -111,7 +117,7 @@ class RadianceField(Target):
             raw = _join(linear(params, "colour1", colour), linear(params, "density", h))
         else:
             raw = linear(params, f"layer{self.config.depth - 1}", h)
-        return activate(raw, self.config)
+        return _activate_all(raw, self.config)
 
     @cached_property
     def fused_shape(self) -> FieldShape:
@@ -123,7 +129,7 @@ class RadianceField(Target):
         )
 
     def to_module(self, params: TargetParams) -> nn.Module:
-        """Return item 0 as a torch module of ``nn.Linear`` layers, mapping (N, 3 or 6) to (N, 4), or (N, 7)."""
+        """Return item 0 as a torch module of ``nn.Linear`` layers, mapping (N, 3 or 6) to what calling gives."""
         return _OrdinaryField(self, params)
 
 
@@ -136,9 +142,21 @@ def activate(raw: Tensor, config: FieldOutputsConfig) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
+def _activate_all(raw: Tensor, config: RadianceFieldConfig) -> Tensor:
+    """Turn raw outputs, the further values being the last ones, into what the field gives."""
+    if not config.extra:
+        return activate(raw, config)
+    values, extra = activate(raw[..., : -config.extra], config), raw[..., -config.extra :]
+    extra = extra.to(values.dtype)
+    return torch.cat((values, extra.softmax(-1) if config.extra_activation == "softmax" else extra), dim=-1)
+
+
 def _join(colour: Tensor, density: Tensor) -> Tensor:
-    """Put the density between the colour and its deviation, where a field without view directions has it."""
-    return torch.cat((colour[..., :3], density, colour[..., 3:]), dim=-1)
+    """Put the density between the colour and its deviation, where a field without view directions has it.
+
+    What comes with the density, the further values, goes to the end.
+    """
+    return torch.cat((colour[..., :3], density[..., :1], colour[..., 3:], density[..., 1:]), dim=-1)
 
 
 class _OrdinaryField(nn.Module):
@@ -157,7 +175,7 @@ class _OrdinaryField(nn.Module):
         for index in range(self.config.depth - 1):
             h = torch.relu(self.layers[f"layer{index}"](h))
         if not self.config.view_directions:
-            return activate(self.layers[f"layer{self.config.depth - 1}"](h), self.config)
+            return _activate_all(self.layers[f"layer{self.config.depth - 1}"](h), self.config)
         directions = self.direction_encoding(F.normalize(query[..., 3:], dim=-1))
         colour = torch.relu(self.layers["colour0"](torch.cat((h, directions), dim=-1)))
-        return activate(_join(self.layers["colour1"](colour), self.layers["density"](h)), self.config)
+        return _activate_all(_join(self.layers["colour1"](colour), self.layers["density"](h)), self.config)

@@ -7,6 +7,7 @@ TASKS = Registry(
     "task",
     {
         "nvs": "hyperkit.tasks.nvs:NVSTask",
+        "segment": "hyperkit.tasks.segment:SegmentTask",
         "image": "hyperkit.tasks.image:ImageTask",
         "audio": "hyperkit.tasks.audio:AudioTask",
     },

@@ -143,6 +143,10 @@ class Meter(ABC, Generic[M]):
     def update(self, output: Output, batch: Batch) -> Scores:
         """Take in one batch and return its scores."""
 
+    def results(self) -> dict[str, Any]:
+        """Return what else of the batches so far belongs into ``results.json``."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Example:
@@ -294,6 +298,10 @@ class INRTask(Task):
     def loss(self, model: nn.Module, batch: Batch, rng: StepRandom) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the mean over items of the objective, with the PSNR that belongs to the prediction."""
         output: Output = model(batch.context, batch.query, self.jitter(batch, rng), batch.context_cameras)
+        return self.objective(output, batch)
+
+    def objective(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean over items of what training minimises, and what is logged, for one prediction."""
         error = mse(output.values, batch.truth)
         decibels = 10 * torch.log10(error + 1e-6)
         kind = self.config.objective.loss

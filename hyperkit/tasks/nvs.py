@@ -16,6 +16,7 @@ from hyperkit.adapt import Observations, TTOConfig, observed_views
 from hyperkit.config import PartConfig
 from hyperkit.contracts import Batch
 from hyperkit.data.nvs import NVSData, NVSDataConfig
+from hyperkit.errors import HyperkitError
 from hyperkit.hypernets import HypernetConfig, TransINRConfig
 from hyperkit.models.field import Framing
 from hyperkit.models.inr_hypernet import INRHypernet
@@ -43,12 +44,22 @@ class NVSTask(PictureTask):
     """Novel view synthesis from one view or a few (P, section 3.2)."""
 
     name = "nvs"
-    config_model = NVSConfig
+    config_model: ClassVar[type[PartConfig]] = NVSConfig
     verbs: ClassVar[frozenset[str]] = frozenset({"prepare", "train", "finetune", "evaluate", "render"})
     has_cameras = True
-    target_kinds = ("radiance_field", "hash_grid")
+    target_kinds: ClassVar[tuple[str, ...]] = ("radiance_field", "hash_grid")
 
     config: NVSConfig
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Refuse what ``INRTask.check`` refuses, and further outputs of the field, which are the task's to set."""
+        super().check(config)
+        if getattr(config.target, "extra", 0):
+            raise HyperkitError(
+                "target.extra is set by the task: a value for each part with `hyperkit train segment`, else none.",
+                "Leave target.extra out.",
+            )
 
     def open_data(self) -> NVSData:
         """Open the views; see ``NVSData``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +25,11 @@ class PictureTask(INRTask):
 
     reads = "picture"
 
-    def meter(self, device: torch.device | str) -> PictureMeter:
+    def meter(self, device: torch.device | str) -> Meter[Any]:
         """Return PSNR, SSIM, LPIPS and FID."""
         return PictureMeter(ImageMetrics(device))
 
-    def quick_meter(self, device: torch.device | str) -> PictureMeter:
+    def quick_meter(self, device: torch.device | str) -> Meter[Any]:
         """Return PSNR and SSIM."""
         return PictureMeter(ImageMetrics(device, QUICK))
 

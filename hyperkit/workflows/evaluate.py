@@ -166,7 +166,7 @@ def measure(
     scores = meter.metrics.scores()
     if calibration is not None:
         scores = calibration.join(scores)
-    chosen = pick_examples(scores.values["psnr"])
+    chosen = pick_examples(scores.values[task.selection])
     shown = items.batch(list(chosen.values()))
     output, _ = task.predict(model, shown, tto, precision)
     examples = [Example(title, i, scores.values["psnr"][j]) for i, (title, j) in enumerate(chosen.items())]
@@ -189,5 +189,6 @@ def measure(
         "weights": meter.metrics.weights,
         "pairs": items.hash,
         "seconds": time.monotonic() - started,
+        **meter.results(),
     }
     return Measured(results, write)

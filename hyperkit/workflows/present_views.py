@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -93,10 +94,14 @@ class ViewsPresenter(Presenter):
 
     def write(self, generated: Field, given: Given, folder: Path, options: RenderOptions) -> dict[str, Path]:
         """Write PNG frames, depth, uncertainty where there is one, GIF, MP4, a contact sheet, and the mesh."""
-        files = write_views(generated, folder, given.context[0, 0], options)
+        files = self.write_turn(turn(generated, options), given, folder, options)
         if options.mesh is not None:
             files["mesh"] = write_mesh(generated, options.mesh, options.mesh_resolution or 128, options.mesh_threshold)
         return files
+
+    def write_turn(self, rendered: Views, given: Given, folder: Path, options: RenderOptions) -> dict[str, Path]:
+        """Write one turn around the object; see ``write_views``."""
+        return write_views(rendered, folder, given.context[0, 0], options)
 
     def write_attention(self, loaded: Loaded, given: Given, path: Path) -> Path:
         """Draw the attention of each layer's weight tokens over the input views."""
@@ -122,16 +127,9 @@ def write_picture_attention(loaded: Loaded, given: Given, path: Path) -> Path:
     return path
 
 
-def write_views(made: Field, folder: Path, picture: Tensor, options: RenderOptions) -> dict[str, Path]:
-    """Render a turntable and write it: frames, depth, uncertainty, GIF, MP4 and a sheet with the input beside it.
-
-    Args:
-        made: the field.
-        folder: where to.
-        picture: the input (3, H, W), for the contact sheet.
-        options: views, sizes and the like.
-    """
-    rendered = made.render(
+def turn(made: Field, options: RenderOptions) -> Views:
+    """Render a field on one turn."""
+    return made.render(
         options.views or 50,
         size=options.size,
         elevation=30.0 if options.elevation is None else options.elevation,
@@ -139,6 +137,17 @@ def write_views(made: Field, folder: Path, picture: Tensor, options: RenderOptio
         samples=options.samples,
         quality=options.quality or "fast",
     )
+
+
+def write_views(rendered: Views, folder: Path, picture: Tensor, options: RenderOptions) -> dict[str, Path]:
+    """Write a turntable: frames, depth, uncertainty, GIF, MP4 and a sheet with the input beside it.
+
+    Args:
+        rendered: the views of one turn.
+        folder: where to.
+        picture: the input (3, H, W), for the contact sheet.
+        options: frames per second and the like.
+    """
     fps = options.fps or 20
     pictures = rendered.frames()
     uncertain = [] if rendered.deviation is None else uncertainty_pictures(rendered.deviation)
@@ -148,11 +157,7 @@ def write_views(made: Field, folder: Path, picture: Tensor, options: RenderOptio
         if uncertain:
             sequences["uncertainty"] = uncertain
         for name, sequence in sequences.items():
-            files[name] = folder / name
-            for stale in files[name].glob("*.png"):  # of an earlier turn with more views
-                stale.unlink()
-            for index, frame in enumerate(sequence):
-                write_png(files[name] / f"{index:03d}.png", frame)
+            files[name] = write_sequence(folder / name, sequence)
     files |= {"turntable": folder / "turntable.gif", "contact sheet": folder / "contact_sheet.png"}
     write_gif(files["turntable"], pictures, fps)
     if write_mp4(folder / "turntable.mp4", pictures, fps):
@@ -162,6 +167,15 @@ def write_views(made: Field, folder: Path, picture: Tensor, options: RenderOptio
         files["uncertainty sheet"] = folder / "uncertainty.png"
         write_png(files["uncertainty sheet"], turntable_sheet(to_uint8(picture), uncertain))
     return files
+
+
+def write_sequence(folder: Path, pictures: Sequence[Any]) -> Path:
+    """Write pictures as 000.png, 001.png, ...; those of an earlier turn with more views vanish."""
+    for stale in folder.glob("*.png"):
+        stale.unlink()
+    for index, frame in enumerate(pictures):
+        write_png(folder / f"{index:03d}.png", frame)
+    return folder
 
 
 def uncertainty_pictures(deviation: Tensor) -> list[Any]:

@@ -21,6 +21,7 @@ PRESENTERS = Registry(
     "presenter",
     {
         "nvs": "hyperkit.workflows.present_views:ViewsPresenter",
+        "segment": "hyperkit.workflows.present_parts:PartsPresenter",
         "image": "hyperkit.workflows.present_picture:PicturePresenter",
         "audio": "hyperkit.workflows.present_sound:SoundPresenter",
     },

@@ -10,6 +10,7 @@ from typing import Any
 
 from hyperkit.backbones.build import require_weights
 from hyperkit.errors import HyperkitError
+from hyperkit.metrics.catalogue import CATALOGUE
 from hyperkit.reports.plots import training_curves
 from hyperkit.reports.tables import write_results
 from hyperkit.training.loop import FitResult, fit
@@ -36,7 +37,7 @@ def train(
     """Train a task by a recipe, evaluate the best checkpoint on the test split, and write pictures.
 
     Args:
-        task: "nvs", "image" or "audio".
+        task: "nvs", "segment", "image" or "audio".
         recipe: a built-in recipe's name, or the path of a YAML file.
         overrides: nested values laid over the recipe, as ``{"backbone": {"name": "clip"}}``.
         out: folder of the run; ``runs/<task>-<time>`` by default. An interrupted run there is gone on with.
@@ -129,7 +130,11 @@ def report(run: RunDirectory, fitted: FitResult) -> RunResult:
 def how_it_ended(fitted: FitResult) -> str:
     """Return one line on what ended the training."""
     reason = "its time limit" if fitted.stopped_by == "max_time" else "its last step"
-    best = f"; best validation {fitted.best['value']:.2f} dB at step {fitted.best['step']}" if fitted.best else ""
+    best = ""
+    if fitted.best:
+        metric, value = CATALOGUE[fitted.best["metric"]], fitted.best["value"]
+        shown = f"{value:.2f} dB" if metric.unit == "dB" else f"{metric.name} {value:.3f}"
+        best = f"; best validation {shown} at step {fitted.best['step']}"
     return f"Training ended by {reason}: {fitted.steps} steps in {fitted.seconds:.0f} s{best}."
 
 
