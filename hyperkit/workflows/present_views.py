@@ -100,8 +100,8 @@ class ViewsPresenter(Presenter):
         return files
 
     def write_turn(self, rendered: Views, given: Given, folder: Path, options: RenderOptions) -> dict[str, Path]:
-        """Write one turn around the object; see ``write_views``."""
-        return write_views(rendered, folder, given.context[0, 0], options)
+        """Write one turn around the object; see ``write_rendered``."""
+        return write_rendered(rendered, folder, given.context[0, 0], options)
 
     def write_attention(self, loaded: Loaded, given: Given, path: Path) -> Path:
         """Draw the attention of each layer's weight tokens over the input views."""
@@ -139,7 +139,12 @@ def turn(made: Field, options: RenderOptions) -> Views:
     )
 
 
-def write_views(rendered: Views, folder: Path, picture: Tensor, options: RenderOptions) -> dict[str, Path]:
+def write_views(made: Field, folder: Path, picture: Tensor, options: RenderOptions) -> dict[str, Path]:
+    """Render a field on one turn and write it; see ``write_rendered``."""
+    return write_rendered(turn(made, options), folder, picture, options)
+
+
+def write_rendered(rendered: Views, folder: Path, picture: Tensor, options: RenderOptions) -> dict[str, Path]:
     """Write a turntable: frames, depth, uncertainty, GIF, MP4 and a sheet with the input beside it.
 
     Args:
