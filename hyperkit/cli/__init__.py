@@ -10,6 +10,7 @@ from types import FrameType
 import typer
 
 from hyperkit._version import __version__
+from hyperkit.cli.distill import distill
 from hyperkit.cli.evaluate import evaluate
 from hyperkit.cli.finetune import finetune
 from hyperkit.cli.options import is_follower
@@ -45,6 +46,7 @@ def _root(
 for command, summary in (
     (prepare, "Make, convert, check or download data and weights."),
     (train, "Train a hypernetwork and report it on held-out items."),
+    (distill, "Teach a hypernetwork to write fields for sentences."),
     (finetune, "Go on from a checkpoint on other data or with another strategy."),
     (evaluate, "Measure a checkpoint on held-out items, per class."),
     (render, "Render an object, a picture or a sound; weights too."),

@@ -16,6 +16,15 @@ def finetune(
     train_classes: o.TrainClassesOption = None,
     test_classes: o.TestClassesOption = None,
     data_fraction: o.DataFractionOption = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="A new sentence, for models of hyperkit distill.")
+    ] = None,
+    scene: Annotated[
+        str | None,
+        typer.Option("--scene", metavar="DIR", help="What --prompt describes: transforms.json and its pictures."),
+    ] = None,
+    teacher: o.TeacherOption = None,
+    diffusion_model: o.DiffusionModelOption = None,
     out: o.OutOption = None,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.")] = None,
     strategy: o.StrategyOption = None,
@@ -33,7 +42,11 @@ def finetune(
 
     The checkpoint's own configuration holds for everything that is not set here.
 
-    Example: hyperkit finetune runs/a/checkpoints/best.pt --data my-scenes --strategy lora --steps 500
+    A model of hyperkit distill learns one more prompt; a field from scratch is fitted beside it, to compare steps.
+
+    \b
+    hyperkit finetune runs/a/checkpoints/best.pt --data my-scenes --strategy lora --steps 500
+    hyperkit finetune runs/distill --prompt "a golden blender" --scene scenes/blender
     """
     from hyperkit.cli.bars import CountedProgress
     from hyperkit.training.progress import make_progress
@@ -45,6 +58,10 @@ def finetune(
         test_classes,
         data=data,
         data_fraction=data_fraction,
+        prompt=prompt,
+        scene=scene,
+        teacher=teacher,
+        diffusion_model=diffusion_model,
         strategy=strategy,
         device=device,
         devices=devices,

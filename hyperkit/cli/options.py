@@ -71,6 +71,14 @@ MaxTimeOption = Annotated[
 SlimOption = Annotated[
     bool | None, typer.Option("--slim", help="Leave a frozen backbone's weights out of the checkpoints.")
 ]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option("--teacher", metavar="NAME", help="Fitted to images of the scenes, or sds: by score distillation."),
+]
+DiffusionModelOption = Annotated[
+    str | None,
+    typer.Option("--diffusion-model", metavar="ID|DIR", help="Of --teacher sds: a pipeline of diffusers."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Set anything else; may be given several times."),
@@ -95,6 +103,14 @@ PLACES = {
     "views": "data.views",
     "pose_tokens": "context.pose_tokens",
     "data_fraction": "data.train_fraction",
+    "text_encoder": "text.name",
+    "static": "hypernet.static",
+    "jobs": "teacher.jobs",
+    "teacher": "source",
+    "diffusion_model": "score.model",
+    "prompts": "prompts",
+    "prompt": "novel.prompt",
+    "scene": "novel.scene",
 }
 """Everyday flag -> the field of the configuration that it sets."""
 
@@ -119,6 +135,23 @@ def overrides(
         if classes is not None:
             result = merge(result, {"data": {field: split_names(classes)}})
     return result
+
+
+def sentences(given: list[str] | None, file: Path | None) -> list[str] | None:
+    """Return the sentences that were given one by one, and those in the lines of a file; None for none at all."""
+    from hyperkit.errors import HyperkitError
+
+    found = list(given or [])
+    if file is not None:
+        try:
+            found += [line.strip() for line in file.read_text().splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise HyperkitError(
+                f"--prompts {file} cannot be read: {error}", "It holds one sentence per line."
+            ) from error
+        if not found:
+            raise HyperkitError(f"--prompts {file} holds no sentences.", "It holds one sentence per line.")
+    return found or None
 
 
 def split_names(text: str | None) -> list[str] | None:

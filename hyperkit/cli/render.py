@@ -18,6 +18,9 @@ def render(
     audio: Annotated[
         Path | None, typer.Option("--audio", metavar="FILE", help="Your own sound: WAV, FLAC, ...")
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="A sentence, for models of hyperkit distill.")
+    ] = None,
     object_id: Annotated[
         str | None, typer.Option("--object", metavar="ID", help="An item of the data set, as in cars/car_0001.")
     ] = None,
@@ -90,6 +93,7 @@ def render(
     hyperkit render runs/nvs --image chair.png --views 50 --mesh chair.glb
     hyperkit render runs/image --image photo.jpg --scale 4
     hyperkit render runs/audio --audio speech.flac --rate 48000
+    hyperkit render runs/distill --prompt "an orange toaster" --views 50
     """
     from hyperkit.workflows.render import RenderOptions
     from hyperkit.workflows.render import render as work
@@ -113,6 +117,7 @@ def render(
         options,
         image=image,
         audio=audio,
+        prompt=prompt,
         object_id=object_id,
         sample=sample,
         overrides=o.overrides(assignments, data=data, device=device),

@@ -134,3 +134,34 @@ def _constant_lines(axes: Any, constants: Mapping[str, float]) -> None:
     for index, (name, value) in enumerate(constants.items()):
         style = DASHES[index % len(DASHES)]
         axes.axhline(value, color=GREY, linewidth=1.1, linestyle=style, label=f"{name}: {value:.2f} dB", zorder=1)
+
+
+def steps_figure(
+    path: str | os.PathLike[str], curves: Mapping[str, Sequence[tuple[float, float]]], threshold: float
+) -> Path:
+    """Draw PSNR against steps, on a logarithmic axis that begins at step 0, with the PSNR that is compared.
+
+    Args:
+        path: of the picture (PNG).
+        curves: name -> (step, PSNR in dB).
+        threshold: PSNR in dB, a dashed line.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained", dpi=130)
+    axes = figure.add_subplot()
+    for colour, (name, curve) in zip((TRAIN, *OTHERS), curves.items(), strict=False):
+        steps, values = zip(*curve, strict=True)
+        axes.plot(steps, values, color=colour, linewidth=1.6, label=name)
+    axes.axhline(threshold, color=GREY, linewidth=1.1, linestyle=DASHES[0], label=f"{threshold:.2f} dB", zorder=1)
+    axes.set_xscale("symlog", linthresh=5)
+    axes.set_xlabel("step")
+    axes.set_ylabel("PSNR (dB)")
+    axes.grid(True, color="#e3e3e3", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize=8.5, loc="lower right")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return Path(path)

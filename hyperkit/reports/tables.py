@@ -32,9 +32,10 @@ def write_results(folder: str | os.PathLike[str], results: Mapping[str, Any]) ->
         folder: the run directory; made if absent.
         results: one entry per split, named "test", "val", ...: group ("all", a class, "class_mean") -> metric -> value,
             with ``n``, ``n_of`` and ``standard_error``, as ``metrics.aggregate`` gives it. Beside them, as far as
-            known: ``constants`` (constant -> class -> PSNR in dB), ``unavailable`` (metric -> reason), ``notes``
-            (metric -> remark), ``weights`` (network -> file, sha256, licence), ``pairs`` (hash of the evaluation
-            pairs), ``seconds``, ``steps``, ``config`` and anything else that JSON can hold.
+            known: ``constants`` (constant -> class -> PSNR in dB, or constant -> split -> class),
+            ``retrieval`` ("among": count, "by": measure -> split -> k -> share of captions), ``unavailable`` (metric ->
+            reason), ``notes`` (metric -> remark), ``weights`` (network -> file, sha256, licence), ``pairs`` (hash of
+            the evaluation pairs), ``seconds``, ``steps``, ``config`` and anything else that JSON can hold.
 
     Returns:
         "json", "csv", "md" -> path. Values that JSON has no number for (nan, inf) become null, and the reason is
@@ -78,7 +79,7 @@ def plain_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``results`` as plain JSON values; what is not finite is null, with its reason under ``unavailable``."""
     clean: dict[str, Any] = _plain(results)
     reasons: dict[str, str] = dict(clean.get("unavailable") or {})
-    for split in _splits(results):
+    for split in split_names(results):
         for label, group in results[split].items():
             for name in _metrics_of(group):
                 value = group[name]
@@ -103,7 +104,8 @@ def _plain(value: Any) -> Any:
     return str(value)  # paths and the like
 
 
-def _splits(results: Mapping[str, Any]) -> list[str]:
+def split_names(results: Mapping[str, Any]) -> list[str]:
+    """Return the splits that results hold, in order."""
     return [k for k, v in results.items() if isinstance(v, Mapping) and isinstance(v.get(ALL), Mapping)]
 
 
@@ -119,7 +121,7 @@ def results_csv(results: Mapping[str, Any]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
-    for split in _splits(results):
+    for split in split_names(results):
         for label, group in results[split].items():
             errors = group.get("standard_error") or {}
             rows = [(name, group[name], errors.get(name)) for name in _metrics_of(group)]
@@ -128,13 +130,18 @@ def results_csv(results: Mapping[str, Any]) -> str:
                 cells = ["" if x is None else repr(x) if isinstance(x, float) else x for x in (value, error)]
                 count = (group.get("n_of") or {}).get(name, group.get("n", ""))
                 writer.writerow((split, label, name, cells[0], count, cells[1]))
+    for measure, by_split in ((results.get("retrieval") or {}).get("by") or {}).items():
+        for split, shares in by_split.items():
+            for k, share in shares.items():
+                row = (split, ALL, f"retrieval_{measure}_first_{k}", repr(float(share)), results[split][ALL]["n"], "")
+                writer.writerow(row)
     return buffer.getvalue()
 
 
 def _constants(results: Mapping[str, Any], split: str) -> dict[str, dict[str, float]]:
     """Return group -> constant -> PSNR, with "better" (per class) where both the classes and counts are known."""
     groups = results[split]
-    given = {n: v for n, v in (results.get("constants") or {}).items() if isinstance(v, Mapping)}
+    given = {n: v.get(split, v) for n, v in (results.get("constants") or {}).items() if isinstance(v, Mapping)}
     if not given:
         return {}
     classes = [label for label in groups if label not in (ALL, CLASS_MEAN)]
@@ -211,15 +218,55 @@ def results_markdown(results: Mapping[str, Any]) -> str:
     """Return the tables as Markdown: a row per class, units, directions, counts, footnotes, and where it comes from."""
     lines = ["# Results", ""]
     notes: list[str] = []
-    for split in _splits(results):
+    for split in split_names(results):
         headings, rows, notes = _cells(results, split)
         lines += [f"## {split}", "", _md_row(headings), _md_row([":--", *["--:"] * (len(headings) - 1)])]
         lines += [*map(_md_row, rows), ""]
     for note in notes:
         lines += [note, ""]
+    lines += retrieval_markdown(results)
     lines += ["Values are means over items ± standard error. ↑ more is better, ↓ less is better.", ""]
     lines += _provenance(results)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def retrieval_cells(results: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    """Return title, headings and rows of the retrieval of rendered scenes; no rows where there was none."""
+    found = results.get("retrieval") or {}
+    tables = found.get("by") or {}
+    ks = list(dict.fromkeys(k for splits in tables.values() for shares in splits.values() for k in shares))
+    rows = [
+        [f"by {_RETRIEVED_BY.get(measure, measure)}", split, *(f"{100 * float(shares[k]):.1f} %" for k in ks)]
+        for measure, splits in tables.items()
+        for split, shares in splits.items()
+    ]
+    return f"retrieval among {found.get('among')} scenes", ["", "captions", *(f"first {k}" for k in ks)], rows
+
+
+_RETRIEVED_BY = {"psnr": "PSNR", "clip": "CLIP"}
+
+
+def retrieval_markdown(results: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the table of retrieval; none where nothing was retrieved."""
+    title, headings, rows = retrieval_cells(results)
+    if not rows:
+        return []
+    ruler = [":--", ":--", *["--:"] * (len(headings) - 2)]
+    return [f"## {title}", "", _md_row(headings), _md_row(ruler), *map(_md_row, rows), ""]
+
+
+def retrieval_rich_table(results: Mapping[str, Any]) -> Table | None:
+    """Return the table of retrieval for the terminal; None where nothing was retrieved."""
+    from rich import box
+    from rich.table import Table
+
+    title, headings, rows = retrieval_cells(results)
+    if not rows:
+        return None
+    table = Table(*headings, title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _md_row(cells: list[str]) -> str:
@@ -256,7 +303,7 @@ def render_rich_table(results: Mapping[str, Any], split: str | None = None) -> T
     from rich.text import Text
 
     clean = plain_results(results)
-    splits = _splits(clean)
+    splits = split_names(clean)
     if (split is not None and split not in splits) or not splits:
         raise KeyError(f"results have no split {split!r}; they have {splits}")
     split = split or splits[0]

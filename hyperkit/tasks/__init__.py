@@ -10,6 +10,7 @@ TASKS = Registry(
         "segment": "hyperkit.tasks.segment:SegmentTask",
         "image": "hyperkit.tasks.image:ImageTask",
         "audio": "hyperkit.tasks.audio:AudioTask",
+        "distill": "hyperkit.tasks.distill:DistillTask",
     },
 )
 

@@ -16,9 +16,16 @@ from hyperkit.metrics.calibration import Calibration
 from hyperkit.models import Predictor
 from hyperkit.reports.pictures import pick_examples
 from hyperkit.reports.signals import calibration_figure
-from hyperkit.reports.tables import plain_results, render_rich_table, write_items, write_results
+from hyperkit.reports.tables import (
+    plain_results,
+    render_rich_table,
+    retrieval_rich_table,
+    split_names,
+    write_items,
+    write_results,
+)
 from hyperkit.tasks.inr import EvaluationItems, Example, INRTask
-from hyperkit.workflows.load import home_of, open_checkpoint
+from hyperkit.workflows.load import home_of, open_checkpoint, refuse_options
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,11 @@ class RunResult:
         console = Console(stderr=True)
         if not self.results:  # in a further process of several
             return
-        console.print(render_rich_table(self.results))
+        for split in split_names(self.results):
+            console.print(render_rich_table(self.results, split))
+        retrieved = retrieval_rich_table(self.results)
+        if retrieved is not None:
+            console.print(retrieved)
         for name, path in self.files.items():
             console.print(f"{name}: {path}", highlight=False, soft_wrap=True)
         if self.note:
@@ -73,7 +84,7 @@ def evaluate(
     Args:
         checkpoint: a file, or the folder of a run (its best checkpoint).
         overrides: nested values laid over the checkpoint's configuration, as ``{"data": {"root": "scenes"}}``.
-        split: "train", "val" or "test".
+        split: "train", "val" or "test"; of captions "seen", "unseen" or "test", which is both.
         classes: only these; None: all that the configuration names for the split.
         views: context views; None: as many as in training. Targets stay the same.
         tto: steps of test-time optimisation.
@@ -90,6 +101,12 @@ def evaluate(
     if shuffle_context not in ("none", "class", "all"):
         raise HyperkitError(f"Contexts cannot be shuffled over {shuffle_context!r}.", "Allowed: class, all.")
     loaded = open_checkpoint(checkpoint, overrides, verb="evaluate")
+    if loaded.task.name == "distill":
+        from hyperkit.workflows.evaluate_text import evaluate_captions
+
+        asked = {"--classes": classes, "--views": views, "--tto": tto, "--shuffle-context": shuffle_context != "none"}
+        refuse_options([name for name, value in asked.items() if value])
+        return evaluate_captions(loaded, split, limit, out)
     options = loaded.config.evaluation.tto.model_copy(update={"steps": tto} if tto else {})
     folder = _folder(loaded.path, out, split, views, options.steps, shuffle_context)
     items = loaded.task.data().pairs(

@@ -14,8 +14,10 @@ from hyperkit.config import merge
 from hyperkit.errors import HyperkitError
 from hyperkit.training.checkpoints import Checkpoint, load_checkpoint, restore_slim
 from hyperkit.training.progress import ProgressSink
+from hyperkit.training.run_directory import read_config
 from hyperkit.workflows.configure import from_stored
 from hyperkit.workflows.evaluate import RunResult
+from hyperkit.workflows.finetune_prompt import finetune_prompt, prompt_settings
 from hyperkit.workflows.load import find_checkpoint
 from hyperkit.workflows.train import run_training, train
 
@@ -42,15 +44,46 @@ def finetune(
         progress, data_progress: as for ``train``.
     """
     if resume is not None:
+        stored_run = read_config(resume)
+        if stored_run.get("task") == "distill":
+            if out is not None:
+                raise HyperkitError("Both --out and --resume were given.", "--resume RUN goes on in RUN itself.")
+            task_cls, config = from_stored(stored_run, overrides, "finetune")
+            return finetune_prompt(task_cls, config, None, resume, True, progress, data_progress)
         return train(resume=resume, overrides=overrides, out=out, progress=progress, data_progress=data_progress)
     file = find_checkpoint(checkpoint)
     stored = load_checkpoint(file)
+    if stored.config.get("task") == "distill":
+        return _to_prompt(file, stored, overrides or {}, out, progress, data_progress)
+    if "novel" in (overrides or {}):
+        raise HyperkitError(
+            f"--prompt and --scene are for models of hyperkit distill, and {file} is one of the task "
+            f"{stored.config.get('task')!r}.",
+            "Give --data DIR.",
+        )
     start = {"data": {"foreground_epochs": 0.0}} if "foreground_epochs" in stored.config["data"] else {}
     changes = merge(start, overrides or {})
     _same_structure(file, stored.config, changes)
     task_cls, config = from_stored(stored.config, changes, "finetune")
     initial = _start(stored, config)
     return run_training(task_cls, config, out, False, progress, data_progress, initial)
+
+
+def _to_prompt(
+    file: Path,
+    stored: Checkpoint,
+    overrides: Mapping[str, Any],
+    out: str | os.PathLike[str] | None,
+    progress: ProgressSink | None,
+    data_progress: Callable[[int, int], None] | None,
+) -> RunResult:
+    if not overrides.get("novel", {}).get("prompt"):
+        raise HyperkitError(
+            f"{file} is a text-to-field model, and nothing says what it should be finetuned to.",
+            'Give --prompt TEXT with --scene DIR or --teacher sds: --prompt "a golden blender" --scene blender.',
+        )
+    task_cls, config = prompt_settings(stored, overrides)
+    return finetune_prompt(task_cls, config, stored.weights(), out, False, progress, data_progress)
 
 
 def _same_structure(file: Path, stored: Mapping[str, Any], changes: Mapping[str, Any]) -> None:

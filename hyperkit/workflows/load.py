@@ -11,7 +11,7 @@ import torch
 
 from hyperkit.errors import HyperkitError
 from hyperkit.models import Predictor
-from hyperkit.tasks.inr import INRTask
+from hyperkit.models.text_predictor import TextPredictor
 from hyperkit.training.checkpoints import Checkpoint, load_checkpoint, restore_slim
 from hyperkit.training.devices import resolve_device, resolve_precision
 from hyperkit.workflows.configure import from_stored
@@ -32,9 +32,9 @@ class Loaded:
     """
 
     path: Path
-    task: INRTask
+    task: Any
     config: Any
-    predictor: Predictor
+    predictor: Any
     checkpoint: Checkpoint
 
 
@@ -47,6 +47,15 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
                 if (folder / name).is_file():
                     return folder / name
     return path
+
+
+def refuse_options(names: list[str]) -> None:
+    """Refuse options that mean nothing to a text-to-field model."""
+    if names:
+        raise HyperkitError(
+            f"{', '.join(names)}: such options are for models that read pictures or sounds, and this one reads text.",
+            "Leave them out.",
+        )
 
 
 def home_of(checkpoint: Path) -> Path:
@@ -66,10 +75,6 @@ def open_checkpoint(
     checkpoint = load_checkpoint(file)
     task_cls, config = from_stored(checkpoint.config, overrides, verb)
     task = task_cls(config, config.training.seed)
-    if not isinstance(task, INRTask):
-        raise HyperkitError(
-            f"A {task.name} model cannot be used here.", "Expected one that writes coordinate networks."
-        )
     model = task.build_model(load_weights=checkpoint.slim is not None)
     if checkpoint.slim is not None:
         checkpoint = restore_slim(checkpoint, model.state_dict())
@@ -89,12 +94,16 @@ def open_checkpoint(
     return Loaded(file, task, config, predictor, checkpoint)
 
 
-def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "auto") -> Predictor:
-    """Load a checkpoint for use: ``field = hyperkit.load("ckpt.pt")("chair.png")``; a sound for audio models.
+def load(path: str | os.PathLike[str], device: str = "auto", precision: str = "auto") -> Predictor | TextPredictor:
+    """Load a checkpoint for use: ``field = hyperkit.load("ckpt.pt")("chair.png")``.
+
+    Audio models take a sound, and models that were made by ``hyperkit distill`` a sentence.
 
     Args:
         path: a checkpoint, or the folder of a run (its best checkpoint).
         device: "auto", "cpu" or "cuda".
         precision: "auto", "32" or "bf16".
     """
-    return open_checkpoint(path, {"training": {"device": device, "precision": precision}}).predictor
+    loaded = open_checkpoint(path, {"training": {"device": device, "precision": precision}})
+    found: Predictor | TextPredictor = loaded.predictor
+    return found

@@ -24,6 +24,7 @@ PRESENTERS = Registry(
         "segment": "hyperkit.workflows.present_parts:PartsPresenter",
         "image": "hyperkit.workflows.present_picture:PicturePresenter",
         "audio": "hyperkit.workflows.present_sound:SoundPresenter",
+        "distill": "hyperkit.workflows.present_prompt:PromptPresenter",
     },
 )
 
@@ -68,14 +69,16 @@ class Given:
     """One input.
 
     Attributes:
-        context: pictures (1, V, 3, H, W) in [0, 1], or a waveform (1, T).
+        context: pictures (1, V, 3, H, W) in [0, 1], a waveform (1, T), or the tokens (1, T, D) of a sentence.
         name: what it is called, for people and for the folder.
         cameras: of the pictures, (1, V), where known.
+        sentence: in words, where it is one.
     """
 
     context: Tensor
     name: str
     cameras: Cameras | None = None
+    sentence: str = ""
 
 
 class Presenter(ABC):
@@ -84,7 +87,9 @@ class Presenter(ABC):
     options: ClassVar[frozenset[str]]
     """Fields of ``RenderOptions`` that it knows."""
     file_option: ClassVar[str]
-    """The option that takes a file of the user's own: "--image" or "--audio"."""
+    """The option that takes an input of the user's own: "--image", "--audio" or "--prompt"."""
+    takes_tto: ClassVar[bool] = True
+    """Whether there is test-time optimisation: not where the input shows nothing to compare with."""
     tto_needs_cameras: ClassVar[bool] = False
     """Whether test-time optimisation needs to know where the input was seen from."""
 
@@ -116,13 +121,19 @@ class Presenter(ABC):
             listed = ", ".join(f"{i} ({name})" for i, name in enumerate(ids))
             raise HyperkitError(
                 f"The checkpoint carries {len(ids)} inputs, and --sample {index} is not one of them.",
-                f"They are: {listed}." if ids else f"Give {self.file_option} FILE or --object ID.",
+                f"They are: {listed}." if ids else f"Give {self.file_option} or --object ID.",
             )
         return self.from_samples(predictor, index, str(ids[index]))
 
     @abstractmethod
     def from_file(self, predictor: Predictor, path: Path) -> Given:
         """Read a file of the user's own."""
+
+    def from_sentence(self, predictor: Any, sentence: str) -> Given:
+        """Take a sentence of the user's own."""
+        raise HyperkitError(
+            "--prompt is for models that were made by hyperkit distill.", f"Give {self.file_option} FILE."
+        )
 
     @abstractmethod
     def from_data(self, task: INRTask, object_id: str, context_views: int | None) -> Given:

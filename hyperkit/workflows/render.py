@@ -57,6 +57,7 @@ def render(
     *,
     image: str | os.PathLike[str] | None = None,
     audio: str | os.PathLike[str] | None = None,
+    prompt: str | None = None,
     object_id: str | None = None,
     sample: int = 0,
     overrides: dict[str, Any] | None = None,
@@ -72,6 +73,7 @@ def render(
         checkpoint: a file, or the folder of a run (its best checkpoint).
         options: views, sizes, rates and the like, as the checkpoint's task knows them.
         image, audio: a file of the user's own.
+        prompt: a sentence, for models that were made by ``distill``.
         object_id: an item of the data set ("cars/car_0001") instead.
         sample: number of the checkpoint's own input, where none of these is given.
         overrides: nested values laid over the checkpoint's configuration: ``{"data": {"root": DIR}}`` for a data set
@@ -88,15 +90,15 @@ def render(
     options = options or RenderOptions()
     if weights_out is not None and Path(weights_out).suffix != ".safetensors":
         raise HyperkitError(f"--weights-out {weights_out} must end in .safetensors.")
-    sources = {"--image": image, "--audio": audio, "--object": object_id}
-    given_sources = [name for name, value in sources.items() if value is not None]
-    if len(given_sources) > 1:
-        raise HyperkitError(f"{' and '.join(given_sources)} were given together.", "Give one of them.")
+    _at_most_one({"--image": image, "--audio": audio, "--prompt": prompt, "--object": object_id})
     loaded = open_checkpoint(checkpoint, merge({"training": {"device": "auto"}}, overrides or {}))
     presenter = presenter_of(loaded.task)
     presenter.check(loaded.task.name, options)
-    file = _file(presenter, loaded.task.name, image, audio)
-    given = presenter.given(loaded, file, object_id, sample, context_views)
+    if prompt is not None:
+        given = presenter.from_sentence(loaded.predictor, prompt)
+    else:
+        file = _file(presenter, loaded.task.name, image, audio)
+        given = presenter.given(loaded, file, object_id, sample, context_views)
     folder = Path(out) if out is not None else home_of(loaded.path) / f"render-{given.name.replace('/', '-')}"
     started = time.monotonic()
     made = loaded.predictor.wrap(_generate(presenter, loaded, given, tto))
@@ -109,13 +111,19 @@ def render(
     return RenderResult(folder, files, given.name, time.monotonic() - started)
 
 
+def _at_most_one(sources: dict[str, Any]) -> None:
+    given = [name for name, value in sources.items() if value is not None]
+    if len(given) > 1:
+        raise HyperkitError(f"{' and '.join(given)} were given together.", "Give one of them.")
+
+
 def _file(presenter: Presenter, task: str, image: Any, audio: Any) -> Path | None:
     given = {name: value for name, value in (("--image", image), ("--audio", audio)) if value is not None}
     for name in given:
         if name != presenter.file_option:
             raise HyperkitError(
                 f"{name} was given, and a model of the task {task!r} does not read that.",
-                f"Give {presenter.file_option} FILE.",
+                f"Give {presenter.file_option}.",
             )
     return Path(given[presenter.file_option]) if given else None
 
@@ -125,6 +133,8 @@ def _generate(presenter: Presenter, loaded: Loaded, given: Given, tto: int) -> T
     predictor = loaded.predictor
     if not tto:
         return predictor.generate(given.context, given.cameras)
+    if not presenter.takes_tto:
+        raise HyperkitError("--tto fits a network to its input, and a sentence shows nothing.", "Leave it out.")
     if presenter.tto_needs_cameras and given.cameras is None:
         raise HyperkitError(
             "--tto needs the camera of the input, and that of a picture of your own is not known.",
