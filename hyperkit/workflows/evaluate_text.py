@@ -52,7 +52,7 @@ def evaluate_captions(loaded: Loaded, split: str, limit: int | None, out: str | 
     Raises:
         HyperkitError: bad scenes or arguments.
     """
-    chosen = {"test": ("seen", "unseen"), "seen": ("seen",), "unseen": ("unseen",)}
+    chosen: dict[str, tuple[str, ...] | None] = {"test": None, "seen": ("seen",), "unseen": ("unseen",)}
     if split not in chosen:
         raise HyperkitError(
             f"A text-to-field model has no split {split!r}.", "Allowed: seen, unseen, or test, which is both."
@@ -87,15 +87,21 @@ class Pictured:
 
 
 @torch.no_grad()
-def measure_captions(loaded: Loaded, splits: Sequence[str] = tuple(SPLITS), limit: int | None = None) -> Measured:
+def measure_captions(loaded: Loaded, splits: Sequence[str] | None = None, limit: int | None = None) -> Measured:
     """Render every caption's field from its scene's held-out cameras, and collect all metrics.
 
     PSNR, SSIM and LPIPS are means over a scene's views; retrieval looks for a rendered scene among all scenes of the
     set. The mean image is that of the training scenes from the same camera.
+
+    Args:
+        loaded: the checkpoint.
+        splits: "seen", "unseen"; None: those that have scenes.
+        limit: at most so many scenes of each.
     """
     started = time.monotonic()
     scenes: SceneSet = loaded.task.scenes
     predictor: TextPredictor = loaded.predictor
+    splits = [s for s, own in SPLITS.items() if scenes.split(own)] if splits is None else splits  # type: ignore[arg-type]
     shown = {split: _render(predictor, scenes, _ids(scenes, split, limit)) for split in splits}
     meters = {split: _scores(predictor, shown[split]) for split in splits}
     scores = {split: found for split, (found, _) in meters.items()}

@@ -19,7 +19,6 @@ from torch import Tensor
 pytest.importorskip("diffusers", reason='needs the extra: pip install "hyperkit[text]"')
 
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -30,7 +29,7 @@ from diffusers import UNet2DConditionModel as UNet
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from hyperkit.adapt.diffusion import Diffusion, diffusion_hash, find_diffusion, load_diffusion
 from hyperkit.adapt.fit import FieldFit, FitConfig, random_start
@@ -52,30 +51,8 @@ EXTRA = {"safety_checker": None, "feature_extractor": None, "requires_safety_che
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small Stable Diffusion, random in all its parts, as diffusers writes it."""
-    place = tmp_path_factory.mktemp("sd")
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + [","]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (place / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (place / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(place / "vocab.json"), str(place / "merges.txt"), model_max_length=LONGEST)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
-    text = CLIPTextModel(CLIPTextConfig(vocab_size=len(words), max_position_embeddings=LONGEST, **sizes, **ends))
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-    )
-    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-    scheduler = DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    parts = {"vae": vae, "text_encoder": text, "tokenizer": tokenizer, "unet": unet(4, 4), "scheduler": scheduler}
-    StableDiffusionPipeline(**parts, **EXTRA).save_pretrained(place / "model")
-    return place / "model"
+def folder(tiny_diffusion: Path) -> Path:
+    return tiny_diffusion
 
 
 def unet(inputs: int, outputs: int) -> UNet:

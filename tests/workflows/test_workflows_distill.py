@@ -220,3 +220,29 @@ def test_the_static_ablation_writes_fields_without_activations(run: RunResult, t
     assert math.isfinite(results["seen"]["all"]["psnr"])
     dynamic, static = (open_checkpoint(path).predictor.model for path in (run.run, tmp_path / "s"))
     assert sum(p.numel() for p in static.parameters()) < sum(p.numel() for p in dynamic.parameters())
+
+
+def test_prompts_alone_are_distilled_from_a_diffusion_model(tiny_diffusion: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a mug\n\na blue mug\n")
+    sets = ("teacher.fit.steps=2", "score.size=12", "score.batch=1", "teacher.target.log2_table=8")
+    command = ["distill", "--recipe", "debug", "--prompts", str(tmp_path / "prompts.txt"), "--teacher", "sds"]
+    command += ["--diffusion-model", str(tiny_diffusion), "--out", str(tmp_path / "p"), "--steps", "3"]
+    with pytest.raises(SystemExit) as ended:
+        app([*command, *(part for item in sets for part in ("--set", item))])
+    assert ended.value.code == 0
+    results = json.loads((tmp_path / "p" / "results.json").read_text())
+    assert results["seen"]["all"]["n"] == 2
+    assert "unseen" not in results
+    assert render(tmp_path / "p", RenderOptions(views=1, frames=False), sample=1).source == "a-blue-mug"
+    changes = {
+        "novel": {"prompt": "a red mug", "scratch_steps": 4},
+        "training": {"steps": 3},
+    }
+    tuned = finetune(tmp_path / "p", overrides=changes, out=tmp_path / "f")  # its teacher comes from the model too
+    assert tuned.results["finetuned"]["all"]["n"] == 1
+
+
+def test_a_diffusion_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    changes = {"prompts": ["a mug"], "source": "sds", "score": {"model": str(tmp_path / "none")}}
+    with pytest.raises(HyperkitError, match="none"):
+        distill(recipe="debug", overrides=changes, out=tmp_path / "d")
