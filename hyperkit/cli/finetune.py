@@ -21,7 +21,7 @@ def finetune(
     ] = None,
     scene: Annotated[
         str | None,
-        typer.Option("--scene", metavar="DIR", help="What --prompt describes: transforms.json and its pictures."),
+        typer.Option("--scene", metavar="DIR", help="What --prompt describes: transforms.json and pictures."),
     ] = None,
     teacher: o.TeacherOption = None,
     diffusion_model: o.DiffusionModelOption = None,
@@ -46,7 +46,7 @@ def finetune(
 
     \b
     hyperkit finetune runs/a/checkpoints/best.pt --data my-scenes --strategy lora --steps 500
-    hyperkit finetune runs/distill --prompt "a golden blender" --scene scenes/blender
+    hyperkit finetune runs/distill --prompt "a golden blender" --scene builtin:blender/golden
     """
     from hyperkit.cli.bars import CountedProgress
     from hyperkit.training.progress import make_progress

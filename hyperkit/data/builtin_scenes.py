@@ -89,3 +89,17 @@ def builtin_scenes_root(name: str = "quickstart", progress: Callable[[int, int],
             (part / "data").rename(root)
 
     return made_once(spec.folder, make)
+
+
+def builtin_scene(name: str) -> Path:
+    """Return the folder of one scene of the built-in sets, such as "blender/golden", making its set on first use.
+
+    Raises:
+        HyperkitError: there is no such scene.
+    """
+    known = {"/".join(scene): key for key, spec in BUILTIN_SCENES.items() for scene in (*spec.train, *spec.unseen)}
+    novel = ["/".join(scene) for scene in BUILTIN_SCENES["novel"].unseen]
+    known |= {name: "hyperfields" for name, key in known.items() if key in ("quickstart", "debug")}
+    if name not in known:
+        raise unknown_name("built-in scene", name, known, f"Novel to all sets are {', '.join(novel)}.")
+    return builtin_scenes_root(known[name]) / name

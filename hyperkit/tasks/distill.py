@@ -20,6 +20,7 @@ from hyperkit.backbones.text import TextEncoderConfig, build_text_encoder, requi
 from hyperkit.backbones.text_encoders import TextEncoder
 from hyperkit.config import PartConfig
 from hyperkit.contracts import Batch, Rays, Rendered, Scores, TargetParams
+from hyperkit.data.builtin_scenes import builtin_scene
 from hyperkit.data.distilled import DistilledData, RaysConfig, ShownScene, join, whole_picture
 from hyperkit.data.scenes import ScenesConfig, SceneSet, SceneViews, open_scene
 from hyperkit.errors import HyperkitError
@@ -36,6 +37,9 @@ from hyperkit.targets.skip_field import SkipField, SkipFieldConfig
 from hyperkit.tasks.base import Task
 from hyperkit.tasks.pictures import QUICK
 from hyperkit.tasks.taught import TaughtPrompts
+
+BUILTIN = "builtin:"
+"""Before the name of a scene that comes with the package."""
 
 
 class DistillObjectiveConfig(PartConfig):
@@ -68,8 +72,8 @@ class NovelConfig(PartConfig):
 
     Attributes:
         prompt: the sentence; None: nothing is novel, and the captions are trained on.
-        scene: folder of the scene that it describes, with ``transforms.json`` and its pictures; None: the teacher's
-            source is "sds".
+        scene: folder of the scene that it describes, with ``transforms.json`` and its pictures, or "builtin:NAME", such
+            as "builtin:blender/golden"; None: the teacher's source is "sds".
         scratch_steps: steps of the field from scratch that finetuning is compared with.
         scratch_rate: its learning rate, and half of that of its table.
     """
@@ -215,7 +219,9 @@ class DistillTask(Task):
         novel, data = self.config.novel, self.config.data
         if novel.scene is None:
             return None
-        return open_scene(Path(novel.scene), data.resolution, data.test_fraction)
+        builtin = novel.scene.removeprefix(BUILTIN)
+        folder = builtin_scene(builtin) if novel.scene.startswith(BUILTIN) else Path(novel.scene)
+        return open_scene(folder, data.resolution, data.test_fraction)
 
     def data(self) -> DistilledData:
         """Open the scenes and fit their teachers, or read them where they were fitted before."""

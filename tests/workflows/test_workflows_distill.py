@@ -145,7 +145,7 @@ def test_what_a_sentence_has_not_is_refused(run: RunResult, options: dict, says:
 
 
 def test_finetuning_learns_the_prompt_and_counts_steps(run: RunResult, tmp_path: Path) -> None:
-    scene = builtin_scenes_root("debug") / "chair" / "red"
+    scene = builtin_scenes_root("debug") / "chair" / "red"  # the built-in one of this name is larger
     changes = {
         "novel": {"prompt": "a chair in red", "scene": str(scene), "scratch_steps": 10},
         "training": {"steps": 20},
@@ -170,6 +170,7 @@ def test_finetuning_learns_the_prompt_and_counts_steps(run: RunResult, tmp_path:
         ({"scene": "somewhere"}, "images", "nothing says what"),
         ({"prompt": "a chair", "scene": "somewhere"}, "sds", "one source of pictures"),
         ({"prompt": "a chair", "scene": "nowhere"}, "images", "no transforms.json"),
+        ({"prompt": "a chair", "scene": "builtin:blender/green"}, "images", "Novel to all sets are blender/golden"),
     ],
 )
 def test_finetuning_needs_a_prompt_and_its_pictures(
