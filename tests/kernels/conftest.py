@@ -127,6 +127,7 @@ def worst_ratio() -> Callable[[list[Tensor], list[Tensor], list[Tensor]], float]
         worst = 0.0
         for ours, theirs, true in zip(found, plain, truth, strict=True):
             assert ours.shape == true.shape
+            assert torch.isfinite(ours).all()
             floor = 1e-7 * true.norm()
             worst = max(worst, ((ours.double() - true).norm() / ((theirs.double() - true).norm() + floor)).item())
         return worst

@@ -17,7 +17,9 @@ from hyperkit.training.checkpoints import tensors_sha256
 from hyperkit.training.optimizers import build_optimizer, count_parameters
 from hyperkit.workflows.configure import from_recipe
 
-EVERY = [(task, algorithm) for task in TASKS for algorithm in ALGORITHMS]
+READING = [task for task in TASKS if "train" in TASKS.load(task).verbs]
+"""The tasks whose models read something with weight tokens."""
+EVERY = [(task, algorithm) for task in READING for algorithm in ALGORITHMS]
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ def test_each_can_learn_a_batch_by_heart(task: str, algorithm: str) -> None:
     assert errors[-1] < 0.7 * errors[0]
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", READING)
 def test_ponp_gives_a_positive_deviation_and_maximises_the_likelihood(task: str) -> None:
     made, _ = build(task, "ponp")
     torch.manual_seed(0)
@@ -142,7 +144,8 @@ def test_ponp_gives_a_positive_deviation_and_maximises_the_likelihood(task: str)
     mean, deviation, truth = (t.double() for t in (output.values, output.deviation, batch.truth))
     z = (truth - mean) / deviation
     by_hand = (0.5 * math.log(2 * math.pi) + deviation.log() + 0.5 * z * z).mean()
-    assert loss.item() == pytest.approx(by_hand.item(), abs=1e-5)
+    parts = getattr(made.config.objective, "labels", 0.0) * float(logs.get("labels", 0.0))  # of the task segment
+    assert loss.item() - parts == pytest.approx(by_hand.item(), abs=1e-5)
     assert logs["nll"].item() == loss.item()
 
 
@@ -210,7 +213,7 @@ def test_pose_tokens_start_without_effect_and_then_matter() -> None:
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", READING)
 def test_attention_is_given_per_layer(task: str) -> None:
     made, _ = build(task)
     torch.manual_seed(0)
