@@ -87,3 +87,16 @@ def test_a_gpu_gets_the_kernels_for_what_they_support(monkeypatch: pytest.Monkey
     assert package.form_for(case.weights, case.shape, torch.bfloat16, torch.device("cpu")) is chunked
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert package.form_for(case.weights, case.shape, torch.float16, gpu) is chunked
+
+
+def test_a_machine_without_a_gpu_is_told_once_what_renders(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "_SAID", [])
+    shape = FieldShape((1.0,), False, "relu", 1.0, 0.0)
+    with caplog.at_level("INFO", logger="hyperkit"):
+        for _ in range(3):
+            package.form_for([torch.rand(1, 6, 8)], shape, torch.float32, torch.device("cpu"))
+    assert [record.message for record in caplog.records if "needs a GPU" in record.message] == [
+        "Fields are rendered by plain PyTorch, part by part: the fused renderer needs a GPU."
+    ]

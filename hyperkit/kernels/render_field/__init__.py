@@ -63,8 +63,14 @@ def form_for(weights: Sequence[Tensor], shape: FieldShape, precision: torch.dtyp
         fused = _triton()
         if fused is not None and fused.supports(weights, shape, precision, device):
             return fused
+    elif not _SAID and not torch.compiler.is_compiling():
+        _SAID.append(True)
+        _LOG.info("Fields are rendered by plain PyTorch, part by part: the fused renderer needs a GPU.")
     return chunked
 
+
+_SAID: list[bool] = []
+"""Holds something once it was said which renderer a machine without a GPU has."""
 
 _FUSED: list[Any] = []
 """What ``_triton`` found; no ``lru_cache``, which compiled code traces through with a warning."""
