@@ -13,7 +13,9 @@ from hyperkit.cli import options as o
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint, or the folder of a run (its best).")],
     data: o.DataOption = None,
-    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
+    split: Annotated[
+        str, typer.Option("--split", help="train, val or test; of sentences seen, unseen or test (both).")
+    ] = "test",
     classes: o.ClassesOption = None,
     views: o.ViewsOption = None,
     tto: Annotated[int, typer.Option("--tto", metavar="STEPS", min=0, help="Test-time optimisation steps.")] = 0,
@@ -33,7 +35,7 @@ def evaluate(
     """Measure a checkpoint on its frozen test items, per class and averaged.
 
     Views and pictures: PSNR, SSIM, LPIPS, FID. Sounds: PSNR, SI-SDR, log-spectral distance. With a predicted deviation
-    (ponp) also likelihood and calibration.
+    (ponp) also likelihood and calibration. Sentences: PSNR, SSIM, LPIPS of their scenes' own views, and retrieval.
 
     Writes CSV, JSON and Markdown tables and a picture of the worst, median and best examples.
 
