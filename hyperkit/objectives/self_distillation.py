@@ -1,4 +1,4 @@
-"""Self-distillation (DINO, Caron et al. 2021): a student learns what a teacher, its own running mean, says of a picture.
+"""Self-distillation (DINO, Caron et al. 2021): a student learns what its own running mean, the teacher, says.
 
 Both give K logits for each crop. The teacher's are centred and sharpened, and no gradient flows to it:
 
