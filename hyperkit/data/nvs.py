@@ -218,11 +218,11 @@ class NVSData:
     def _choose_pixels(self, draw: Draw) -> np.ndarray:
         area = self.size * self.size
         chosen = np.floor(draw.rays * area).astype(np.int64)
-        half = self.config.rays_per_item // 2
+        count = int(self.config.foreground_share * self.config.rays_per_item)
         for item in np.flatnonzero(draw.foreground):
             inside = self._reader.foreground(int(draw.target[item]), bool(self.pack.opaque[draw.objects[item]]))
             if len(inside):
-                chosen[item, :half] = inside[np.floor(draw.rays[item, :half] * len(inside)).astype(np.int64)]
+                chosen[item, :count] = inside[np.floor(draw.rays[item, :count] * len(inside)).astype(np.int64)]
         return chosen
 
     def pairs(

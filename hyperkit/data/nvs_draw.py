@@ -32,7 +32,8 @@ class NVSDataConfig(PartConfig):
         fewest_views: each training step draws its number of context views from ``fewest_views`` to ``views``, so that
             one model serves them all; None: always ``views``.
         rays_per_item: R, rays of one target view.
-        foreground_epochs: for so many epochs half of the rays start from the foreground.
+        foreground_epochs: for so many epochs a part of the rays starts from the foreground.
+        foreground_share: that part; the others start from anywhere.
         background: what transparent pixels are laid on.
         augment: mirror at x = 0, change colours, or both; the same for all of an item's views.
         skip_bad: leave broken objects out instead of refusing the data set.
@@ -49,6 +50,7 @@ class NVSDataConfig(PartConfig):
     fewest_views: int | None = Field(default=None, ge=1)
     rays_per_item: int = Field(default=128, ge=0)
     foreground_epochs: float = Field(default=1.0, ge=0.0)
+    foreground_share: float = Field(default=0.5, ge=0.0, le=1.0)
     background: Literal["white", "black"] = "white"
     augment: Literal["none", "mirror", "colour", "all"] = "none"
     skip_bad: bool = False
@@ -76,7 +78,7 @@ class Draw:
         contexts: (B, V) rows of the pack.
         target: (B,) row of the pack.
         rays: (B, R) in [0, 1).
-        foreground: (B,) bool, whether half of the rays are to start from the foreground.
+        foreground: (B,) bool, whether a part of the rays is to start from the foreground.
         mirror: (B,) bool.
         colour: (B, 3, 3), or None where colours stay.
     """

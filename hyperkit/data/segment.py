@@ -46,7 +46,8 @@ class SegmentDataConfig(NVSDataConfig):
         views: V, context views of an item, in training and in evaluation.
         fewest_views: each training step draws its number of context views from ``fewest_views`` to ``views``.
         rays_per_item: R, rays of one target view.
-        foreground_epochs: for so many epochs half of the rays start from the foreground.
+        foreground_epochs: for so many epochs a part of the rays starts from the foreground.
+        foreground_share: that part; the others start from anywhere.
         background: what transparent pixels are laid on.
         augment: mirror at x = 0, change colours, or both; the same for all of an item's views.
         skip_bad: leave broken objects out instead of refusing the data set.

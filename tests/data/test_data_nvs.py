@@ -147,6 +147,18 @@ def test_half_of_the_first_epochs_rays_hit_the_foreground(make_data: MakeData, t
                 assert dark.sum() < 12
 
 
+def test_another_part_of_the_rays_may_start_from_the_foreground(tmp_path: Path) -> None:
+    for index in range(6):
+        pictures = np.zeros((4, 16, 16, 4), np.uint8)
+        pictures[:, 3:5, 6:8] = (20, 30, 40, 255)  # 4 pixels of 256
+        write_scene(tmp_path / "cars" / f"{index}", pictures, geometry.turntable(4).numpy(), 2 * math.atan(0.27))
+    for share, hits in ((0.0, 0), (0.25, 16), (1.0, 64)):
+        data = _open(tmp_path, rays_per_item=64, foreground_epochs=1.0, foreground_share=share)
+        dark = (data.train_batch(0, 4).truth < 0.5).all(-1)
+        assert dark[:, :hits].all()
+        assert dark[:, hits:].sum() < 12
+
+
 def _splat(points: torch.Tensor, colours: torch.Tensor, camera: Cameras) -> np.ndarray:
     """Draw points as single pixels on nothing: (S, S, 4) uint8."""
     picture = np.zeros((camera.height, camera.width, 4), np.uint8)
