@@ -15,6 +15,7 @@ from torch import Tensor
 from hyperkit.contracts import Scores
 from hyperkit.data.scenes import SceneSet
 from hyperkit.errors import HyperkitError
+from hyperkit.geometry import turntable
 from hyperkit.metrics.aggregate import ALL, aggregate, mean
 from hyperkit.metrics.evaluator import ImageMetrics
 from hyperkit.metrics.image import psnr
@@ -29,6 +30,7 @@ from hyperkit.metrics.retrieval import (
 from hyperkit.metrics.weights import MetricUnavailableError
 from hyperkit.models.text_predictor import TextPredictor
 from hyperkit.reports.captions import caption_matrix, examples_sheet
+from hyperkit.reports.pictures import enlarge
 from hyperkit.reports.tables import write_items, write_results
 from hyperkit.reports.video import write_png
 from hyperkit.workflows.evaluate import Measured, RunResult
@@ -36,6 +38,8 @@ from hyperkit.workflows.load import Loaded, home_of
 
 SPLITS = {"seen": "train", "unseen": "unseen"}
 """What a split is called in tables -> in ``SceneSet``."""
+FRONT_ELEVATION, FRONT_AZIMUTH = 0.45, -1.1
+"""Radians: from where all captions are shown, from the front, a little to the side and above."""
 TEXTS_TIMED = 5
 """Sentences whose generation is timed, after one that is not."""
 
@@ -142,22 +146,17 @@ def _ids(scenes: SceneSet, split: str, limit: int | None) -> tuple[str, ...]:
 
 def _render(predictor: TextPredictor, scenes: SceneSet, ids: Sequence[str]) -> Pictured:
     pictured = Pictured(tuple(ids), [], [], [], [])
+    front = turntable(1, FRONT_ELEVATION, predictor.framing.radius, FRONT_AZIMUTH)
     for name in ids:
         field = predictor(scenes.captions[name])
         held_out = scenes.test_views(name)
-        rendered = field.render(poses=held_out.cameras.poses, size=scenes.size, background=scenes.background)
-        pictured.found.append(rendered.rgb.movedim(-1, 1))
+        poses = torch.cat((held_out.cameras.poses, front))  # in one go: what is empty is found once
+        rendered = field.render(poses=poses, size=scenes.size, background=scenes.background)
+        pictured.found.append(rendered.rgb[:-1].movedim(-1, 1))
         pictured.truth.append(held_out.pictures(scenes.background))
         pictured.constant.append(scenes.mean_pictures(name))
-        pictured.views.append(field.render(poses=_front(predictor), size=2 * scenes.size).frames()[0])
+        pictured.views.append(enlarge(rendered.frames()[-1], max(1, round(128 / scenes.size))))
     return pictured
-
-
-def _front(predictor: TextPredictor) -> Tensor:
-    """Return the pose that all captions are shown from, (1, 4, 4): from the front, a little to the side and above."""
-    from hyperkit.geometry import turntable
-
-    return turntable(1, elevation=0.45, radius=predictor.framing.radius, start=-1.1)
 
 
 def _scores(predictor: TextPredictor, part: Pictured) -> tuple[Scores, ImageMetrics]:
