@@ -38,8 +38,8 @@ from hyperkit.workflows.load import Loaded, home_of
 
 SPLITS = {"seen": "train", "unseen": "unseen"}
 """What a split is called in tables -> in ``SceneSet``."""
-FRONT_ELEVATION, FRONT_AZIMUTH = 0.45, -1.1
-"""Radians: from where all captions are shown, from the front, a little to the side and above."""
+FRONT_ELEVATION, FRONT_AZIMUTH = 0.45, 1.1
+"""Radians: from where all captions are shown, from the front (the y axis), a little to the side and above."""
 TEXTS_TIMED = 5
 """Sentences whose generation is timed, after one that is not."""
 
