@@ -1,0 +1,173 @@
+"""Runs a sweep on this machine: so many cells at a time, each in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hyperkit.errors import RunInterrupted
+from hyperkit.sweeps.state import CellFolder
+from hyperkit.sweeps.store import SweepDirectory
+from hyperkit.sweeps.worker import EXIT_CODES
+from hyperkit.training.signals import StopSignals
+
+_LOG = logging.getLogger("hyperkit")
+
+_CRASHES = 3
+"""A cell whose process was killed so often, not by us, has failed."""
+
+_ASK_AGAIN_SECONDS = 1.0
+
+
+def default_jobs(threads: int, devices: Sequence[str] = (), devices_per_cell: int = 1) -> int:
+    """Return how many cells run at a time so that none slows another: by GPUs where there are some, else by cores.
+
+    Args:
+        threads: of each cell.
+        devices: names of the GPUs, as in CUDA_VISIBLE_DEVICES.
+        devices_per_cell: GPUs of each cell.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = len(devices) // devices_per_cell if devices else cores
+    return max(1, min(most, cores // max(1, threads)))
+
+
+class LocalEngine:
+    """Runs the cells of a sweep that are not done, in order; several engines may work on one folder.
+
+    Args:
+        sweep: the sweep.
+        jobs: cells at a time; None: ``default_jobs``.
+        devices: names of the GPUs to share out; none leaves the environment as it is.
+        devices_per_cell: GPUs of each cell.
+        watch: called now and then with the sweep, for a live table.
+        poll: seconds between looks.
+
+    Raises:
+        ValueError: there are fewer GPUs than one cell is to have, or ``jobs`` is less than 1.
+    """
+
+    def __init__(
+        self,
+        sweep: SweepDirectory,
+        *,
+        jobs: int | None = None,
+        devices: Sequence[str] = (),
+        devices_per_cell: int = 1,
+        watch: Callable[[SweepDirectory], None] | None = None,
+        poll: float = 0.1,
+    ) -> None:
+        self.sweep, self.watch, self.poll = sweep, watch, poll
+        if devices and len(devices) < devices_per_cell:
+            raise ValueError(f"{devices_per_cell} devices per cell, but only {len(devices)}")
+        threads = max((int(f.definition()["threads"]) for f in sweep.folders()), default=1)
+        self.jobs = default_jobs(threads, devices, devices_per_cell) if jobs is None else jobs
+        if self.jobs < 1:
+            raise ValueError(f"jobs must be at least 1, found {self.jobs}")
+        self._groups = _groups(devices, devices_per_cell)
+        if self._groups:
+            self.jobs = min(self.jobs, len(self._groups))
+        elif self.jobs * threads > default_jobs(1):
+            _LOG.warning("%d cells of %d threads are more than this machine has cores", self.jobs, threads)
+        self._working: dict[CellFolder, tuple[Any, str | None]] = {}
+        self._crashes: dict[CellFolder, int] = {}
+
+    def run(self, retry_failed: bool = False) -> None:
+        """Run until every cell is done or has failed.
+
+        Args:
+            retry_failed: run those again that failed before.
+
+        Raises:
+            RunInterrupted: SIGINT or SIGTERM; the running cells have saved their state and go on at the next start.
+        """
+        if retry_failed:
+            self.sweep.retry_failed()
+        waiting = dict.fromkeys(self.sweep.folders(), 0.0)
+        with StopSignals() as stop:
+            try:
+                while waiting or self._working:
+                    if stop.received:
+                        self._stop()
+                        raise RunInterrupted(
+                            f"The sweep was stopped by a signal; its state is saved in {self.sweep.path}.",
+                            "The same command goes on with it.",
+                            signal_number=stop.received,
+                        )
+                    self._reap(waiting)
+                    self._fill(waiting)
+                    if self.watch is not None:
+                        self.watch(self.sweep)
+                    time.sleep(self.poll)
+            finally:
+                self._stop()
+
+    def _fill(self, waiting: dict[CellFolder, float]) -> None:
+        for folder, after in list(waiting.items()):
+            if len(self._working) >= self.jobs:
+                return
+            if after > time.monotonic():
+                continue
+            status = folder.status()
+            if status == "pending":
+                del waiting[folder]
+                self._start(folder)
+            elif status == "running":  # in the hands of another engine, or of one that was killed and winds up
+                waiting[folder] = time.monotonic() + _ASK_AGAIN_SECONDS
+            else:
+                del waiting[folder]
+
+    def _start(self, folder: CellFolder) -> None:
+        environment = dict(os.environ)
+        used = {group for _, group in self._working.values()}
+        group = next((g for g in self._groups if g not in used), None)
+        if group is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = group
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hyperkit.sweeps.worker", str(folder.path), "--stop-with-parent"],
+            stdin=subprocess.PIPE,  # nobody writes to it; its end tells the worker that the engine has gone
+            stdout=subprocess.DEVNULL,
+            stderr=None,
+            env=environment,
+            start_new_session=True,  # the terminal's SIGINT comes to the engine alone, which passes it on
+        )
+        self._working[folder] = (process, group)
+
+    def _reap(self, waiting: dict[CellFolder, float]) -> None:
+        for folder, (process, _) in list(self._working.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            process.stdin.close()
+            del self._working[folder]
+            if code in (EXIT_CODES["busy"], EXIT_CODES["put back"]):
+                waiting[folder] = time.monotonic() + _ASK_AGAIN_SECONDS
+            elif folder.status() in ("pending", "running"):  # it recorded no end
+                self._crashed(folder, code, waiting)
+
+    def _crashed(self, folder: CellFolder, code: int, waiting: dict[CellFolder, float]) -> None:
+        self._crashes[folder] = self._crashes.get(folder, 0) + 1
+        if self._crashes[folder] >= _CRASHES and (claim := folder.claim()) is not None:
+            claim.fail(
+                f"The process of the cell ended {_CRASHES} times without a word, the last time with code {code}."
+            )
+            claim.release()
+            return
+        waiting[folder] = time.monotonic() + _ASK_AGAIN_SECONDS
+
+    def _stop(self) -> None:
+        for process, _ in self._working.values():
+            if process.poll() is None:
+                process.stdin.close()
+        for process, _ in self._working.values():
+            process.wait()
+        self._working.clear()
+
+
+def _groups(devices: Sequence[str], size: int) -> list[str]:
+    return [",".join(devices[i : i + size]) for i in range(0, len(devices) - size + 1, size)]
