@@ -88,6 +88,27 @@ def test_a_step_of_distillation_by_hand() -> None:
         torch.testing.assert_close(value, momentum * before[name] + (1 - momentum) * moved[name])
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_masked_loss_by_hand(normalise: bool) -> None:
+    task = PretrainTask(resolve(method="mae", mae={"normalise": normalise, "ratio": 0.5}), 0)
+    torch.manual_seed(0)
+    model, batch = task.build_model().eval(), task.data().train_batch(0, 3)
+    with torch.no_grad():
+        loss, _ = task.loss(model, batch, StepRandom(4, 2))
+        order = StepRandom(4, 2).uniform((3, 16), "mask").argsort(1)
+        seen = order[:, :8].sort(1).values
+        guess = model(batch.context[:, 0], seen).double()
+    total = 0.0
+    for item in range(3):
+        for patch in order[item, 8:].tolist():
+            row, column = 4 * (patch // 4), 4 * (patch % 4)
+            truth = batch.context[item, 0, :, row : row + 4, column : column + 4].flatten().double()
+            if normalise:
+                truth = (truth - truth.mean()) / (truth.var() + 1e-6).sqrt()
+            total += float((guess[item, patch] - truth).square().mean()) / 24
+    assert float(loss) == pytest.approx(total, rel=1e-4)  # variances of patches of one colour are small
+
+
 def test_a_student_learns_what_a_teacher_that_stands_still_says() -> None:
     task = PretrainTask(resolve(dino={"temperatures": [0.07, 0.07], "still": 0.0}), 0)
     torch.manual_seed(0)
