@@ -1,0 +1,92 @@
+"""The Markdown of a sweep: whose number stands beside whose, and what is said about what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hyperkit.backbones.catalog import NAMED
+from hyperkit.sweeps.cell import Cell
+from hyperkit.sweeps.layout import sweep_markdown
+from hyperkit.sweeps.store import SweepDirectory
+from hyperkit.sweeps.studies import NANO_DINO, NANO_MAE, about, find_study, study_cells
+
+
+def finish(sweep: SweepDirectory, psnr: dict[str, float], metric: str = "psnr") -> None:
+    """Write results: ``psnr`` by strategy, plus 0.1 for each further seed."""
+    for entry in sweep.entries():
+        if entry.not_applicable is None and entry.labels["strategy"] in psnr:
+            value = psnr[str(entry.labels["strategy"])] + 0.1 * float(entry.labels["seed"] or 0)
+            content = {
+                "test": {"all": {metric: value, "n": 6}},
+                "steps": 12,
+                "cost": {"seconds": 60.0, "peak_memory_bytes": 1.5e9},
+            }
+            (entry.folder.path / "result.json").write_text(json.dumps(content))
+
+
+def table(text: str, title: str) -> list[dict[str, str]]:
+    """The lines of the table under a heading."""
+    lines = text.split(f"## {title}\n\n")[1].split("\n\n")[0].strip().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert {len(line) for line in cells} == {len(cells[0])}
+    return [dict(zip(cells[0], line, strict=True)) for line in cells[2:]]
+
+
+def test_each_line_stands_beside_the_published_one_that_asks_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (NANO_DINO, NANO_MAE):
+        monkeypatch.setitem(NAMED, name, NAMED["deit-tiny"])  # type: ignore[misc]
+    study = find_study("table3")
+    sweep = SweepDirectory.create(tmp_path / "s", study_cells(study, "debug", seeds=3), about(study, "debug"))
+    finish(sweep, {"random": 10.0, "frozen": 11.0, "finetune": 12.0})
+    failed = [entry for entry in sweep.entries() if entry.labels["strategy"] == "frozen"][1]
+    (failed.folder.path / "result.json").unlink()
+    state = {"state": "failed", "reason": "Error: memory\nran out"}
+    (failed.folder.path / "state.json").write_text(json.dumps(state))
+    text = sweep_markdown(sweep)
+    found = [
+        (line["backbone"], line["strategy"], line["PSNR (dB) ↑"], line["beside the paper's"], line["PSNR, paper"])
+        for line in table(text, "Scores")
+    ]
+    assert found == [
+        (NANO_DINO, "random", "10.100 ± 0.100", "random", "20.862"),
+        (NANO_DINO, "frozen", "11.100 ± 0.141 (2 of 3)", "frozen", "21.035"),
+        (NANO_DINO, "lora", "n/a", "lora", "21.246"),
+        (NANO_DINO, "finetune", "12.100 ± 0.100", "finetune", "21.737"),
+    ]
+    assert "\n- Built-in cars, chairs and lamps in the place of LearnIt ShapeNet" in text
+    assert f"- {failed.folder.path.name}: failed (Error: memory ran out)" in text
+    assert text.count(": pending") == 3
+    cost = table(text, "Cost")
+    assert [(line["strategy"], line["time (s)"], line["peak memory (GB)"], line["steps"]) for line in cost] == [
+        (strategy, "60", "1.50", "12") for strategy in ("random", "frozen", "finetune")
+    ]
+
+
+def test_published_rows_without_a_counterpart_are_shown_as_not_run(tmp_path: Path) -> None:
+    study = find_study("table1")
+    sweep = SweepDirectory.create(tmp_path / "s", study_cells(study, "quick"), about(study, "quick"))
+    lines = table(sweep_markdown(sweep), "Scores")
+    assert [(line["backbone"], line["beside the paper's"]) for line in lines] == [
+        (NANO_DINO, "random"),
+        (NANO_MAE, "mae"),
+        (NANO_DINO, "dino"),
+        *(("not run here", name) for name in ("supervised", "deit", "clip", "dinov2")),
+    ]
+    last = lines[-1]
+    assert (last["PSNR (dB) ↑"], last["PSNR, paper"], last["FID-64 ↓"]) == ("–", "22.095", "–")
+    assert last["FID, paper (layer not stated)"] == "0.1705"
+
+
+def test_a_sweep_without_a_study_shows_the_metrics_that_it_has(tmp_path: Path) -> None:
+    common = Cell("segment", "debug", {}, {"strategy": "random"})
+    sweep = SweepDirectory.create(tmp_path / "s", [common.with_seed(0)])
+    finish(sweep, {"random": 0.5}, "miou")
+    (line,) = table(sweep_markdown(sweep), "Scores")
+    assert line == {"strategy": "random", "mIoU ↑": "0.5000"}
+    empty = SweepDirectory.create(tmp_path / "t", [common.with_seed(0)])
+    assert "pending" in sweep_markdown(empty)
