@@ -316,9 +316,18 @@ class DistillTask(Task):
         }
 
     def predictor(self, model: TextHypernet, precision: torch.dtype, samples: Mapping[str, Any]) -> TextPredictor:
-        """Wrap a trained model for use on sentences."""
+        """Wrap a trained model for use on sentences.
+
+        Raises:
+            HyperkitError: the text encoder has other weights than in training.
+        """
+        if samples.get("text_hash", self.encoder.hash) != self.encoder.hash:
+            raise HyperkitError(
+                f"The text encoder {self.encoder.name!r} has other weights than in the model's training.",
+                "Give the same weights: --set text.weights=PATH.",
+            )
         framing = Framing(**samples["framing"]) if "framing" in samples else Framing()
-        return TextPredictor(model, precision, samples, framing, self.config.text)
+        return TextPredictor(model, self.encoder.to(model.device), precision, samples, framing)
 
 
 def slug(sentence: str) -> str:

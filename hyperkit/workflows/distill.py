@@ -18,7 +18,7 @@ from hyperkit.workflows.configure import from_recipe, from_stored
 from hyperkit.workflows.evaluate import RunResult
 from hyperkit.workflows.evaluate_text import measure_captions
 from hyperkit.workflows.load import open_checkpoint
-from hyperkit.workflows.train import how_it_ended
+from hyperkit.workflows.train import how_it_ended, open_run
 
 _LOG = logging.getLogger("hyperkit")
 
@@ -54,26 +54,12 @@ def distill(
         out = resume
     else:
         task_cls, config = from_recipe("distill", recipe, overrides, "distill")
-    return run_distillation(task_cls, config, out, resume is not None, progress, data_progress)
-
-
-def run_distillation(
-    task_cls: type[Any],
-    config: Any,
-    out: str | os.PathLike[str] | None,
-    must_exist: bool,
-    progress: ProgressSink | None,
-    data_progress: Callable[[int, int], None] | None = None,
-    initial: Mapping[str, Any] | None = None,
-) -> RunResult:
-    """Teach, measure and report one run; ``distill`` and ``finetune`` share it. For the arguments see ``distill``."""
     require_text_encoder(config.text)  # what is missing is said at once, before scenes are made
     plain = config.model_dump(mode="json")
-    opened = RunDirectory.open(out or "", plain) if must_exist else RunDirectory.create(out, task_cls.name, plain)
-    with opened as run:
+    with open_run(task_cls, plain, out, resume is not None) as run:
         task = task_cls(config, config.training.seed)
         task.data_progress = data_progress
-        fitted = fit(task, config.training, run, stored_config=plain, initial=initial, progress=progress)
+        fitted = fit(task, config.training, run, stored_config=plain, progress=progress)
         if run.follower:
             return RunResult(run.path, {})
         return report(run, fitted)

@@ -30,6 +30,7 @@ from hyperkit.training.run_directory import RunDirectory
 from hyperkit.workflows.configure import from_stored
 from hyperkit.workflows.evaluate import RunResult
 from hyperkit.workflows.load import Loaded, open_checkpoint
+from hyperkit.workflows.train import open_run
 
 REACHED = 0.9
 """Share of what a field from scratch gains over the untrained answer to the prompt, at which steps are compared."""
@@ -81,8 +82,7 @@ def finetune_prompt(
         progress, data_progress: as for ``distill``.
     """
     plain = config.model_dump(mode="json")
-    opened = RunDirectory.open(out or "", plain) if must_exist else RunDirectory.create(out, task_cls.name, plain)
-    with opened as run:
+    with open_run(task_cls, plain, out, must_exist) as run:
         task = task_cls(config, config.training.seed)
         task.data_progress = data_progress
         zero_path = run.checkpoints / "zero_shot.pt"

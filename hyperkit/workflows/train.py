@@ -82,8 +82,7 @@ def run_training(
     if initial is None and not (out is not None and (Path(out) / "checkpoints" / "last.pt").is_file()):
         require_weights(config.backbone)  # what is missing is said at once, before data is made
     plain = config.model_dump(mode="json")
-    opened = RunDirectory.open(out or "", plain) if must_exist else RunDirectory.create(out, task_cls.name, plain)
-    with opened as run:
+    with open_run(task_cls, plain, out, must_exist) as run:
         task = task_cls(config, config.training.seed)
         task.data_progress = data_progress
         slim_name = config.backbone.name if config.training.slim else None
@@ -99,6 +98,13 @@ def run_training(
         if run.follower:
             return RunResult(run.path, {})
         return report(run, fitted)
+
+
+def open_run(
+    task_cls: type[Any], plain: Mapping[str, Any], out: str | os.PathLike[str] | None, must_exist: bool
+) -> RunDirectory:
+    """Open the folder of a run with this plain configuration: one that is there already, or a new one."""
+    return RunDirectory.open(out or "", plain) if must_exist else RunDirectory.create(out, task_cls.name, plain)
 
 
 def report(run: RunDirectory, fitted: FitResult) -> RunResult:

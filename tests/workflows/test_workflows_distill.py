@@ -120,6 +120,13 @@ def test_a_sentence_becomes_one_field_however_it_is_asked_for(run: RunResult, tm
     assert (files["frames"] / "001.png").is_file()
 
 
+def test_an_encoder_with_other_weights_is_refused(run: RunResult) -> None:
+    loaded = open_checkpoint(run.run)
+    samples = {**loaded.checkpoint.samples, "text_hash": "another"}
+    with pytest.raises(HyperkitError, match="other weights"):
+        loaded.task.predictor(loaded.predictor.model, torch.float32, samples)
+
+
 def test_captions_of_the_checkpoint_and_of_scenes_are_rendered(run: RunResult, tmp_path: Path) -> None:
     options = RenderOptions(views=1, frames=False)
     assert render(run.run, options, sample=1, out=tmp_path / "a").source == "a-red-chair"
