@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hyperkit.backbones.config import BackboneConfig, Modality, PaperDefaults, Strategy
@@ -15,6 +15,7 @@ _FROZEN = PaperDefaults(1e-3, 32, "step")
 _STEP = PaperDefaults(1e-4, 128, "step")
 _COS = PaperDefaults(1e-4, 128, "cos")
 _SMALL = PaperDefaults(1e-3, 24, "cos")
+_NANO = {"img_size": 64, "patch_size": 8, "depth": 3, "num_heads": 3}
 # Table 5, whose caption takes what it does not name from IPC: a constant learning rate
 _SOUND = PaperDefaults(1e-4, 64, "constant", epochs=100)
 
@@ -40,6 +41,7 @@ class Entry:
         paper: the paper's training settings.
         options: keyword arguments for timm's ``create_model``, or the sizes of a network that is built from them.
         modality: what it reads.
+        shipped: name of the file of weights that comes with the package; None: the library knows where they are.
     """
 
     name: str
@@ -51,15 +53,24 @@ class Entry:
     paper: PaperDefaults = _COS
     options: Mapping[str, Any] = field(default_factory=dict)
     modality: Modality = "picture"
+    shipped: str | None = None
 
     @property
     def source(self) -> str:
         """Library and name there, for people."""
+        if self.shipped is not None:
+            return f"hyperkit {self.name}"
         return f"{self.library} {self.model}" + (f" {self.tag}" if self.tag else "")
 
 
 def _timm(name: str, model: str, license: str | None, paper: PaperDefaults, **options: Any) -> Entry:
     return Entry(name, "timm", model, pretrained=license is not None, license=license, paper=paper, options=options)
+
+
+def _nano(name: str, shipped: str | None = None) -> Entry:
+    """Return the network of vit_nano, with weights that hyperkit pretrained where there are some."""
+    license = None if shipped is None else "apache-2.0"
+    return replace(_timm(name, "vit_tiny_patch16_224", license, _SMALL, **_NANO), shipped=shipped)
 
 
 def _openai(name: str, model: str) -> Entry:
@@ -104,7 +115,9 @@ _ENTRIES = (
     # Trans-INR's own transformer for pictures of 178x178: six layers of 768, patches of 9
     _timm("vit_base_d6_p9", "vit_base_patch16_224", None, _RANDOM, img_size=180, patch_size=9, depth=6),
     _timm("vit_tiny", "vit_tiny_patch16_224", None, _SMALL, img_size=128),
-    _timm("vit_nano", "vit_tiny_patch16_224", None, _SMALL, img_size=64, patch_size=8, depth=3, num_heads=3),
+    _timm("vit_nano", "vit_tiny_patch16_224", None, _SMALL, **_NANO),
+    # the same network, under the name by which hyperkit prepare backbone pretrains it
+    _nano("nano"),
     _whisper("whisper", "base", 512, 8, 6),
     _whisper("whisper-tiny", "tiny", 384, 6, 4),
     _whisper("whisper-base", "base", 512, 8, 6),

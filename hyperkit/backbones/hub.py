@@ -14,6 +14,8 @@ from hyperkit.errors import HyperkitError, RunFailed
 from hyperkit.files import sha256_of
 
 PROBE_SECONDS = 3.0
+SHIPPED = Path(__file__).parent / "nano" / "weights"
+"""Weights that come with the package."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,29 @@ class Remote:
 
 
 def find_weights(entry: Entry) -> Path:
-    """Return the file with a backbone's weights, from a cache or, where there is a network, downloaded.
+    """Return the file with a backbone's weights: the package's own, from a cache or, with a network, downloaded.
 
     Raises:
         HyperkitError: the file is not here and cannot be had; raised within seconds. Or it is here and damaged.
     """
-    remote = _remote(entry)
+    reader = _reader(entry)
+    if reader.shipped is not None:
+        if (path := SHIPPED / reader.shipped).is_file():
+            return path
+        raise HyperkitError(
+            f"The weights of backbone {entry.name!r} come with hyperkit, but {path} is not there.",
+            "Install hyperkit again; or give a file of them with --weights FILE.",
+        )
+    remote = _remote(reader)
     return find_cached(remote) or _download(remote, entry)
 
 
+def _reader(entry: Entry) -> Entry:
+    """Return the backbone whose weights are read: over mel spectrograms the one that reads the pictures."""
+    return find_entry(entry.model) if entry.library == "mel" else entry
+
+
 def _remote(entry: Entry) -> Remote:
-    if entry.library == "mel":
-        return _remote(find_entry(entry.model))
     if entry.library == "timm":
         from hyperkit.backbones.timm_vit import timm_remote
 
@@ -71,8 +84,13 @@ def _remote(entry: Entry) -> Remote:
 
 
 def cached_weights(entry: Entry, verify: bool = True) -> Path | None:
-    """Return the file with a backbone's weights if a cache on this machine has it; the network is not used."""
-    return find_cached(_remote(entry), verify) if entry.pretrained and not is_outside(entry) else None
+    """Return the file with a backbone's weights if it is on this machine; the network is not used."""
+    if not entry.pretrained or is_outside(entry):
+        return None
+    reader = _reader(entry)
+    if reader.shipped is not None:
+        return path if (path := SHIPPED / reader.shipped).is_file() else None
+    return find_cached(_remote(reader), verify)
 
 
 def find_cached(remote: Remote, verify: bool = True) -> Path | None:

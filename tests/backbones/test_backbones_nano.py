@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from hyperkit.backbones import BackboneConfig, build_backbone
+from hyperkit.backbones import (
+    NAMED,
+    BackboneConfig,
+    build_backbone,
+    hub,
+    list_prepared,
+    prepare_backbone,
+)
 from hyperkit.backbones.nano import (
     DistilledNano,
     MaskedDecoder,
@@ -21,6 +31,8 @@ from hyperkit.backbones.nano import (
     save_nano,
 )
 from hyperkit.backbones.nano.architecture import LARGEST
+from hyperkit.errors import HyperkitError
+from hyperkit.files import sha256_of
 
 TINY = NanoConfig(size=32, patch=8, width=24, depth=2, heads=2)
 
@@ -37,7 +49,7 @@ def test_features_are_those_of_timms_own_model(side: int) -> None:
 
 
 def test_it_keeps_to_the_sizes_it_may_have(tmp_path: Path) -> None:
-    for depth, parameters in ((6, 2.8e6), (11, 5.0e6)):
+    for depth, parameters in ((3, 1.4e6), (11, 5.0e6)):
         backbone = build_nano(NanoConfig(depth=depth))
         assert backbone.info.parameters <= parameters
         assert (backbone.info.image_size, backbone.info.patch_size) == ((64, 64), (8, 8))
@@ -50,17 +62,71 @@ def test_it_keeps_to_the_sizes_it_may_have(tmp_path: Path) -> None:
 
 def test_a_stored_network_is_read_by_name_as_any_file_of_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    backbone = build_nano(NanoConfig(depth=3)).eval()  # as deep as vit_nano
+    backbone = build_nano(NanoConfig()).eval()
     save_nano(tmp_path / "nano.safetensors", backbone, {"method": "dino"})
-    found = build_backbone(
-        BackboneConfig(name="vit_nano", weights=str(tmp_path / "nano.safetensors"), strategy="frozen")
-    )
+    found = build_backbone(BackboneConfig(name="nano", weights=str(tmp_path / "nano.safetensors"), strategy="frozen"))
     pictures = torch.rand(2, 1, 3, 64, 64)
     with torch.no_grad():
         own, read = backbone.features(pictures), found.eval().features(pictures)
     assert read.dtype == torch.float32
     torch.testing.assert_close(read, own, rtol=0, atol=0.01)  # float16 weights; 0.002 seen
     assert found.info.pretrained
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A backbone "nano-test" whose file, of random weights, lies where the package keeps its own; the file's path."""
+    path = tmp_path / "weights" / "nano-test.safetensors"
+    save_nano(path, build_nano(NanoConfig()), {"method": "mae"})
+    monkeypatch.setattr(hub, "SHIPPED", path.parent)
+    monkeypatch.setitem(NAMED, "nano-test", replace(NAMED["nano"], name="nano-test", **SHIPPED))  # type: ignore[misc]
+    return path
+
+
+SHIPPED = {"shipped": "nano-test.safetensors", "pretrained": True, "license": "apache-2.0"}
+
+
+def test_weights_of_the_package_are_found_without_a_network(shipped: Path) -> None:
+    backbone = build_backbone(BackboneConfig(name="nano-test")).eval()
+    assert (backbone.info.strategy, backbone.info.license) == ("finetune", "apache-2.0")
+    assert backbone.info.source == "hyperkit nano-test"
+    assert backbone.info.weights_sha256 == sha256_of(shipped)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, patch_size=8, depth=3, num_heads=3, num_classes=0
+    ).eval()
+    model.load_state_dict({name: value.float() for name, value in load_file(shipped).items()})
+    pictures = torch.rand(2, 1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.forward_features((pictures[:, 0] - 0.5) / 0.5)
+        torch.testing.assert_close(backbone.features(pictures), expected, rtol=0, atol=1e-5)  # 2e-6 seen
+    assert build_backbone(BackboneConfig(name="nano-test", strategy="random")).info.weights_sha256 is None
+    over_sounds = build_backbone(BackboneConfig(name="mel:nano-test", strategy="frozen"))
+    assert over_sounds.info.weights_sha256 == sha256_of(shipped)
+
+
+def test_they_are_prepared_and_listed_as_others_are(shipped: Path) -> None:
+    record = prepare_backbone("nano-test")
+    assert (record["file"], record["sha256"], record["license"]) == (str(shipped), sha256_of(shipped), "apache-2.0")
+    assert (record["parameters"], record["bytes"]) == (1_384_704, shipped.stat().st_size)
+    (listed,) = (known for known in list_prepared() if known["name"] == "nano-test")
+    assert (listed["file"], listed["sha256"]) == (str(shipped), record["sha256"])
+
+
+def test_a_package_without_its_file_says_so(shipped: Path) -> None:
+    shipped.unlink()
+    with pytest.raises(HyperkitError, match=r"'nano-test' come with hyperkit, but .* is not there.\nInstall hyperkit"):
+        build_backbone(BackboneConfig(name="nano-test"))
+    assert [known["file"] for known in list_prepared() if known["name"] == "nano-test"] == [None]
+
+
+def test_every_file_that_is_named_comes_with_the_package() -> None:
+    named = {entry.name: entry for entry in NAMED.values() if entry.shipped is not None}
+    in_package = {path.name for path in hub.SHIPPED.glob("*")}
+    assert in_package == {entry.shipped for entry in named.values()}
+    for name in named:
+        backbone = build_backbone(BackboneConfig(name=name, strategy="frozen"))
+        assert backbone.info.parameters <= 5_000_000
+        assert (hub.SHIPPED / str(named[name].shipped)).stat().st_size <= LARGEST
 
 
 def test_the_heads_logits_are_cosines_to_its_directions() -> None:
