@@ -1,62 +1,104 @@
-"""A sweep's numbers as Markdown, in the layout of the paper's table, with the published value beside each of ours."""
+"""A sweep's numbers in the layout of the paper's table, with the published value beside each of ours."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from hyperkit.metrics.catalogue import format_value, metric_label
+from hyperkit.metrics.catalogue import CATALOGUE, format_value, metric_label
 from hyperkit.sweeps.cell import Label
+from hyperkit.sweeps.document import Section, Table, markdown
+from hyperkit.sweeps.lines import axes_of, names_of, references, text_of
 from hyperkit.sweeps.published import Published, find_published
 from hyperkit.sweeps.store import SweepDirectory
 from hyperkit.sweeps.studies import STUDIES, Study
-from hyperkit.sweeps.table import Row, Summary, over_seeds, tidy_rows
+from hyperkit.sweeps.table import Row, Summary, difference, over_seeds, tidy_rows
 
 _PAPER = {"psnr": ("psnr", "PSNR, paper"), "ssim": ("ssim", "SSIM, paper"), "lpips": ("lpips", "LPIPS, paper")}
 _PAPER |= {"fid_2048": ("fid", "FID, paper (layer not stated)")}
 """Metric of ours -> published metric, and the heading of its column, which stands to the right."""
 
+_COST = {
+    "encoder_parameters": "encoder parameters",
+    "steps": "steps",
+    "seconds": "time (s)",
+    "cpu_seconds": "CPU time (s)",
+    "peak_memory_bytes": "peak memory (GB)",
+    "gpu_peak_memory_bytes": "GPU memory (GB)",
+    "gpu_energy_joules": "GPU energy (Wh)",
+}
+_ADDED_UP = ("seconds", "cpu_seconds", "gpu_energy_joules")
+
 _NONE = "–"
+_MISSING = "n/a"
+
+
+def study_of(sweep: SweepDirectory) -> Study | None:
+    """Return the study that a sweep is, or None for a grid of one's own."""
+    return STUDIES.get(str(sweep.content["about"].get("study")))
+
+
+def metrics_of(sweep: SweepDirectory, rows: Sequence[Row]) -> list[str]:
+    """Return the metrics of a sweep's tables: those of its study, or all that were measured; the main one first."""
+    study = study_of(sweep)
+    if study is not None:
+        return list(study.metrics)
+    names = [row["metric"] for row in rows if row["split"] == "test" and row["class"] == "all"]
+    return list(dict.fromkeys(name for name in names if not name.startswith(("psnr_of_", "retrieval_"))))
 
 
 def sweep_markdown(sweep: SweepDirectory) -> str:
-    """Return the tables of a sweep: its scores beside the published ones, what is missing and why, and the cost.
+    """Return the tables of a sweep: its scores beside the published ones, what is missing and why, and the cost."""
+    rows = tidy_rows(sweep)
+    sections = [scores(sweep, rows), *differences(sweep, rows), *missing(rows), cost(rows)]
+    return markdown(title_of(sweep), lead_of(sweep), notes_of(sweep), sections, sweep.path)
+
+
+def title_of(sweep: SweepDirectory) -> str:
+    """Return the heading of a report."""
+    return str(sweep.content["about"].get("title", "Sweep"))
+
+
+def lead_of(sweep: SweepDirectory) -> list[str]:
+    """Return what is run, how much of it is done, and by which command."""
+    about, study = sweep.content["about"], study_of(sweep)
+    definitions = [entry.folder.definition() for entry in sweep.entries() if entry.not_applicable is None]
+    kinds = list(dict.fromkeys((d["task"], d["recipe"]) for d in definitions))
+    what = [f"{study.source}, at the scale {about['scale']}."] if study is not None else []
+    if kinds:
+        what.append("Each line is run by " + ", ".join(f"`hyperkit train {t} --recipe {r}`" for t, r in kinds[:4]))
+        what[-1] += f" and {len(kinds) - 4} more recipes." if len(kinds) > 4 else "."
+    counts = ", ".join(f"{count} {status}" for status, count in sweep.counts().items())
+    what.append(f"Runs: {counts or 'none'}.")
+    lead = [" ".join(what)]
+    return lead + ([f"Command: `{about['command']}`"] if about.get("command") else [])
+
+
+def notes_of(sweep: SweepDirectory) -> list[str]:
+    """Return the sentences on scale and data that a sweep keeps: what stands for what."""
+    return [str(note) for note in sweep.content["about"].get("notes") or ()]
+
+
+def scores(sweep: SweepDirectory, rows: Sequence[Row]) -> Section:
+    """Return the table of scores; where the study has a published table, its values stand beside ours.
 
     Values are mean ± sample deviation over seeds; "2 of 3" says that a seed is missing.
     """
-    about = sweep.content["about"]
-    study = STUDIES.get(str(about.get("study")))
-    rows = tidy_rows(sweep)
-    metrics = list(study.metrics) if study is not None else _metrics_in(rows)
-    parts = [f"# {about.get('title', 'Sweep')}"]
-    if study is not None:
-        parts.append(f"{study.source}, at the scale {about['scale']}.")
-    if notes := about.get("notes"):
-        parts.append("\n".join(f"- {note}" for note in notes))
-    parts += ["## Scores", _scores(rows, metrics, study, about), *_missing(rows), "## Cost", _cost(rows)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _metrics_in(rows: Sequence[Row]) -> list[str]:
-    names = [row["metric"] for row in rows if row["split"] == "test" and row["class"] == "all"]
-    return list(dict.fromkeys(name for name in names if not name.startswith("psnr_of_")))
-
-
-def _scores(rows: Sequence[Row], metrics: Sequence[str], study: Study | None, about: Mapping[str, str]) -> str:
+    study, metrics = study_of(sweep), metrics_of(sweep, rows)
     published = study.rows if study is not None else ()
     by_metric = {metric: over_seeds(rows, metric) for metric in metrics}
     lines = next(iter(by_metric.values()), [])
-    axes = list(dict.fromkeys(name for line in lines for name in line.labels))
+    axes = axes_of([line.labels for line in lines])
     columns = [(metric, _PAPER.get(metric) if published else None) for metric in metrics]
-    head = [*axes, *(text for metric, paper in columns for text in _headings(metric, paper))]
-    if published:
-        head.insert(len(axes), "beside the paper's")
+    head = [*axes, *(["beside the paper's"] if published else [])]
+    head += [text for metric, paper in columns for text in _headings(metric, paper)]
     table = []
-    besides = _besides(study, about)
+    besides = _besides(study, sweep.content["about"])
     used = []
     for index, line in enumerate(lines):
         row = find_published(published, besides.get(_key(line.labels)))
         used.append(row)
-        cells = [_text(line.labels.get(axis)) for axis in axes] + ([_name(row)] if published else [])
+        cells = [text_of(line.labels.get(axis)) for axis in axes] + ([_name(row)] if published else [])
         for metric, paper in columns:
             cells.append(_value(by_metric[metric][index], metric))
             cells += [_published(row, paper[0])] if paper else []
@@ -67,17 +109,31 @@ def _scores(rows: Sequence[Row], metrics: Sequence[str], study: Study | None, ab
             for _, paper in columns:
                 cells += [_NONE, _published(row, paper[0])] if paper else [_NONE]
             table.append(cells)
-    return _markdown(head, table)
+    notes = [f"{', '.join(map(_short, names))}: {why}." for why, names in _unavailable(sweep, metrics).items()]
+    several = any(line.expected > 1 for line in lines)
+    if several:
+        notes.insert(0, "Values are means ± sample deviations over seeds.")
+    return Section("Scores", table=Table(head, table, len(axes) + bool(published)), notes=tuple(notes))
+
+
+def _unavailable(sweep: SweepDirectory, metrics: Sequence[str]) -> dict[str, list[str]]:
+    """Return why metrics were not measured -> these metrics, each with the reason of the first run that gives one."""
+    reasons: dict[str, str] = {}
+    for folder in sweep.folders():
+        for name, reason in ((folder.result() or {}).get("unavailable") or {}).items():
+            if name in metrics:
+                reasons.setdefault(name, str(reason).rstrip("."))
+    return {why: [name for name in reasons if reasons[name] == why] for why in dict.fromkeys(reasons.values())}
 
 
 def _headings(metric: str, paper: tuple[str, str] | None) -> list[str]:
     return [metric_label(metric)] + ([paper[1]] if paper else [])
 
 
-def _besides(study: Study | None, about: Mapping[str, str]) -> dict[tuple[object, ...], Mapping[str, Label] | None]:
+def _besides(study: Study | None, about: Mapping[str, Any]) -> dict[tuple[object, ...], Mapping[str, Label] | None]:
     if study is None:
         return {}
-    return {_key(line.labels): line.beside for line in study.lines(about["scale"])}  # type: ignore[arg-type]
+    return {_key(line.labels): line.beside for line in study.lines(about["scale"])}
 
 
 def _key(labels: Mapping[str, Label]) -> tuple[object, ...]:
@@ -86,7 +142,7 @@ def _key(labels: Mapping[str, Label]) -> tuple[object, ...]:
 
 def _value(line: Summary, metric: str) -> str:
     if line.mean is None:
-        return "n/a"
+        return _MISSING
     text = format_value(metric, line.mean)
     if line.deviation is not None:
         text += f" ± {format_value(metric, line.deviation)}"
@@ -101,41 +157,95 @@ def _name(row: Published | None) -> str:
     return _NONE if row is None else ", ".join(str(value) for value in row.labels.values())
 
 
-def _missing(rows: Sequence[Row]) -> list[str]:
-    found = [f"- {row['cell']}: {row['status']}{_because(row['reason'])}" for row in rows if row["metric"] is None]
-    return ["## Not there", "\n".join(found)] if found else []
+def differences(sweep: SweepDirectory, rows: Sequence[Row]) -> list[Section]:
+    """Return the table of what each line gains over the one without pretraining; nothing where none is compared.
+
+    A gain is taken seed by seed, and has a 95 % interval where two seeds or more are there.
+    """
+    metrics = metrics_of(sweep, rows)
+    by_metric = {metric: over_seeds(rows, metric) for metric in metrics}
+    lines = next(iter(by_metric.values()), [])
+    names, against = names_of([line.labels for line in lines]), references([line.labels for line in lines])
+    gains = {
+        metric: [None if k is None else difference(line, found[k]) for line, k in zip(found, against, strict=True)]
+        for metric, found in by_metric.items()
+    }
+    shown = [metric for metric in metrics if any(gain is not None and gain.values for gain in gains[metric])]
+    if not shown:
+        return []
+    head = ["line", "against"]
+    for metric in shown:
+        head += [metric_label(metric), "95 % interval"]
+    head.append(f"{_short(shown[0])} seed by seed")
+    table = []
+    for index, k in enumerate(against):
+        if k is not None and any(gains[metric][index].values for metric in shown):  # type: ignore[union-attr]
+            cells = [names[index], names[k]]
+            for metric in shown:
+                cells += _gain(gains[metric][index], metric)
+            values = gains[shown[0]][index].values.values()  # type: ignore[union-attr]
+            cells.append(", ".join(_signed(shown[0], value) for value in values) or _NONE)
+            table.append(cells)
+    notes = (
+        "Differences are taken seed by seed: two runs of one seed see the same items in the same order. The "
+        "interval is Student's, over seeds; one seed has none.",
+    )
+    return [Section("Differences", table=Table(head, table, 2), notes=notes)]
+
+
+def _short(metric: str) -> str:
+    return CATALOGUE[metric].name if metric in CATALOGUE else metric
+
+
+def _gain(gain: Summary | None, metric: str) -> list[str]:
+    if gain is None or gain.mean is None:
+        return [_NONE, _NONE]
+    interval = gain.interval()
+    text = _NONE if interval is None else " to ".join(_signed(metric, limit) for limit in interval)
+    return [_signed(metric, gain.mean), text]
+
+
+def _signed(metric: str, value: float) -> str:
+    text = format_value(metric, abs(value))
+    return ("−" if value < 0 else "+") + text
+
+
+def missing(rows: Sequence[Row]) -> list[Section]:
+    """Return the list of the cells without results, with their reasons; nothing where there are none."""
+    found = [f"{row['cell']}: {row['status']}{_because(row['reason'])}" for row in rows if row["metric"] is None]
+    return [Section("Not there", items=tuple(found))] if found else []
 
 
 def _because(reason: str) -> str:
     return f" ({' '.join(reason.split())})" if reason else ""
 
 
-def _cost(rows: Sequence[Row]) -> str:
-    names = {"encoder_parameters": "encoder parameters", "steps": "steps", "seconds": "time (s)"}
-    names |= {"cpu_seconds": "CPU time (s)", "peak_memory_bytes": "peak memory (GB)"}
-    by_name = {name: over_seeds(rows, name, None, None) for name in names}
+def cost(rows: Sequence[Row]) -> Section:
+    """Return the table of what a run of each line costs, as a mean over seeds, and of all runs together."""
+    by_name = {name: over_seeds(rows, name, None, None) for name in _COST}
     lines = by_name["seconds"]
-    axes = list(dict.fromkeys(axis for line in lines for axis in line.labels))
-    table = []
+    axes = axes_of([line.labels for line in lines])
+    table: list[list[str]] = []
     for index, line in enumerate(lines):
-        values = [by_name[name][index].mean for name in names]
+        values = [by_name[name][index].mean for name in _COST]
         if any(value is not None for value in values):
-            table.append([_text(line.labels.get(axis)) for axis in axes] + list(map(_amount, names, values)))
-    return _markdown([*axes, *names.values()], table)
+            table.append([text_of(line.labels.get(axis)) for axis in axes] + list(map(_amount, _COST, values)))
+    if len(table) > 1:
+        runs = {(row["cell"], row["metric"]): row["value"] for row in rows if row["metric"] in _ADDED_UP}
+        total = {name: [v for (_, metric), v in runs.items() if metric == name] for name in _ADDED_UP}
+        sums = [_amount(name, sum(total[name])) if total.get(name) else "" for name in _COST]
+        table.append([*("all runs together" if i == 0 else "" for i in range(len(axes))), *sums])
+    notes = (
+        "A line is one run, from its last start, evaluation and pictures included; memory is that of its largest "
+        "process. Those of GPUs are of the whole devices, read every five seconds; n/a where the machine does not "
+        "tell them.",
+    )
+    return Section("Cost", table=Table([*axes, *_COST.values()], table, len(axes)), notes=notes if table else ())
 
 
 def _amount(name: str, value: float | None) -> str:
     if value is None:
-        return _NONE
-    return f"{value / 1e9:.2f}" if name == "peak_memory_bytes" else f"{value:,.0f}"
-
-
-def _text(value: Label) -> str:
-    return "" if value is None else str(value)
-
-
-def _markdown(head: Sequence[str], table: Sequence[Sequence[str]]) -> str:
-    if not table or not head:
-        return "Nothing is measured yet."
-    lines = [head, ["---"] * len(head), *table]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return _MISSING if name.startswith("gpu_") else _NONE
+    if name == "gpu_energy_joules":
+        return f"{value / 3600:.2f}"
+    return f"{value / 1e9:.2f}" if name.endswith("memory_bytes") else f"{value:,.0f}"

@@ -21,7 +21,7 @@ from hyperkit.sweeps.store import Entry, SweepDirectory
 SEED = "seed"
 _FRONT = ("cell",)
 _BACK = ("status", "reason", "split", "class", "metric", "value", "n", "standard_error")
-_COST = ("seconds", "cpu_seconds", "peak_memory_bytes")
+_COST = ("seconds", "cpu_seconds", "peak_memory_bytes", "gpu_peak_memory_bytes", "gpu_energy_joules")
 
 Row = dict[str, Any]
 
@@ -32,7 +32,8 @@ def tidy_rows(sweep: SweepDirectory) -> list[Row]:
     Columns: ``cell`` (folder of the run), every axis, ``status``, ``reason``, ``split``, ``class``, ``metric``,
     ``value`` (None where it is not available), ``n`` (items), ``standard_error`` (over items). Rows without a split are
     about the run: ``steps``, ``encoder_parameters``, ``seconds`` and ``cpu_seconds`` of the whole process,
-    ``peak_memory_bytes`` of its main memory.
+    ``peak_memory_bytes`` of its main memory, and ``gpu_peak_memory_bytes`` and ``gpu_energy_joules`` where its devices
+    tell them.
     """
     entries = sweep.entries()
     axes = list(dict.fromkeys(name for entry in entries for name in entry.labels))
@@ -125,6 +126,19 @@ class Summary:
     def deviation(self) -> float | None:
         """Sample standard deviation over seeds, with n - 1; None for fewer than two, which have none."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
+        """Return the confidence interval of the mean, mean ± t(n - 1) * deviation / sqrt(n); None for fewer than two.
+
+        It is exact where the values of the seeds scatter normally.
+        """
+        if self.mean is None or self.deviation is None:
+            return None
+        from scipy.stats import t
+
+        count = len(self.values)
+        half = float(t.ppf(0.5 + confidence / 2, count - 1)) * self.deviation / math.sqrt(count)
+        return self.mean - half, self.mean + half
 
 
 def over_seeds(

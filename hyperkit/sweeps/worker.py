@@ -14,10 +14,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from hyperkit.sweeps.gpu_meter import GpuMeter
 from hyperkit.sweeps.state import BEAT_SECONDS, CellFolder, Claim
 from hyperkit.training.signals import StopSignals
 
@@ -28,6 +30,7 @@ EXIT_CODES: dict[Outcome, int] = {"done": 0, "failed": 1, "put back": 130, "busy
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 60.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_COUNT_AS_NVIDIA_SMI = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 _REASON_LENGTH = 2000
 
 
@@ -65,22 +68,25 @@ def _run(claim: Claim, parent: int | None, grace: float) -> Outcome:
     threads = {name: str(definition["threads"]) for name in _THREAD_VARIABLES}
     claim.start(threads=definition["threads"], devices=os.environ.get("CUDA_VISIBLE_DEVICES"))
     begun = time.monotonic()
+    meter = GpuMeter(_devices_of(definition))
     with (
         StopSignals() as stop,
         open(folder.path / "stdout.txt", "wb") as out,
         open(folder.path / "stderr.txt", "ab") as err,
     ):
         position = err.tell()
+        meter.read()
         try:
-            training = _start(command, {**os.environ, **threads}, out, err, claim.lock)
+            training = _start(command, {**_COUNT_AS_NVIDIA_SMI, **os.environ, **threads}, out, err, claim.lock)
         except OSError as error:
             claim.fail(f"{command[0]} could not be started: {error}")
             return "failed"
-        told = _attend(training, claim, stop, parent, grace)
+        told = _attend(training, claim, meter, stop, parent, grace)
+        meter.read()  # while signals are held back: an end that was reached is to be recorded
     if told and training.returncode != 0:
         claim.put_back(told)
         return "put back"
-    cost = {"seconds": time.monotonic() - begun, **_resources()}
+    cost = {"seconds": time.monotonic() - begun, **_resources(), **meter.totals()}
     reason = _why_failed(training.returncode, folder.path / "stderr.txt", position)
     result = None if reason else _last_object(folder.path / "stdout.txt")
     if result is None:
@@ -102,7 +108,7 @@ def _start(command: list[str], environment: dict[str, str], out: IO[bytes], err:
     )
 
 
-def _attend(training: Any, claim: Claim, stop: StopSignals, parent: int | None, grace: float) -> str:
+def _attend(training: Any, claim: Claim, meter: GpuMeter, stop: StopSignals, parent: int | None, grace: float) -> str:
     """Wait for the training; return why it was told to stop, or nothing."""
     told, deadline, beat = "", 0.0, time.monotonic()
     while training.poll() is None:
@@ -115,9 +121,20 @@ def _attend(training: Any, claim: Claim, stop: StopSignals, parent: int | None, 
                 _kill_group(training)
         if time.monotonic() - beat > BEAT_SECONDS:
             claim.beat()
+            meter.read()
             beat = time.monotonic()
     # whoever stops all processes at once may reach the training first
     return told or _must_stop(stop, parent)
+
+
+def _devices_of(definition: Mapping[str, Any]) -> str | None:
+    """Return the GPUs that the training uses, "" for none; None where all is left to it."""
+    training = (definition.get("parameters") or definition.get("overrides") or {}).get("training") or {}
+    if training.get("device") == "cpu":
+        return ""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    several = int(training.get("devices") or 1)
+    return ",".join(map(str, range(several))) if visible is None and several > 1 else visible
 
 
 def _must_stop(stop: StopSignals, parent: int | None) -> str:
