@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,14 @@ from typing import Any
 
 from hyperkit.errors import HyperkitError
 from hyperkit.files import write_text
-from hyperkit.sweeps.cell import Cell, Label, train_command
+from hyperkit.sweeps.cell import BOOKKEEPING, Cell, Label, train_command
 from hyperkit.sweeps.state import CellFolder, Status
+from hyperkit.training.run_directory import differences
 
 VERSION = 1
+
+_SHOWN = 8
+"""Settings that differ, in an error."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class SweepDirectory:
                 runs. Its last line of output is a JSON object, as that of ``hyperkit train --json``.
 
         Raises:
-            HyperkitError: the folder holds something else.
+            HyperkitError: the folder holds something else, or one of the cells with other settings.
         """
         root = Path(path)
         if root.exists() and not (root / "sweep.json").is_file() and (not root.is_dir() or any(_others(root))):
@@ -87,12 +92,14 @@ class SweepDirectory:
         lines = list(before["cells"])
         for cell in cells:
             name = places.setdefault(cell.identity, cell.folder_name)
+            line = {"labels": dict(cell.labels), "folder": name, "not_applicable": cell.not_applicable}
+            lines = [other for other in lines if not _replaces(line, other)]
+            if line not in lines:
+                _refuse_other_settings(root, cell, line, lines)
+                lines.append(line)
             folder = root / "cells" / name
             if not (folder / "cell.json").is_file():
                 write_text(folder / "cell.json", json.dumps(_definition(cell, command), indent=2, default=str) + "\n")
-            line = {"labels": dict(cell.labels), "folder": name, "not_applicable": cell.not_applicable}
-            if line not in lines:
-                lines.append(line)
         content = {"version": VERSION, "about": {**before["about"], **(about or {})}, "cells": lines}
         write_text(root / "sweep.json", json.dumps(content, indent=2, default=str) + "\n")
         return cls(root, _read_list(root))
@@ -126,6 +133,32 @@ class SweepDirectory:
         seen = {entry.folder.path: entry for entry in self.entries()}
         return Counter(entry.status() for entry in seen.values())
 
+    def adopt(self, other: SweepDirectory) -> int:
+        """Take over the finished runs of another sweep whose settings are those of cells that are not done here.
+
+        Files are linked where the disk allows it, else copied: a finished run does not change.
+
+        Returns:
+            How many cells that made done.
+        """
+        done = {_identity(folder): folder for folder in other.folders() if folder.status() == "done"}
+        count = 0
+        for folder in self.folders():
+            source = done.get(_identity(folder))
+            if source is None or folder.status() != "pending" or (claim := folder.claim()) is None:
+                continue
+            shutil.rmtree(folder.run, ignore_errors=True)
+            # result.json is what counts, and comes last
+            names = ("run", "stdout.txt", "stderr.txt", "history.jsonl", "state.json", "result.json")
+            for path in (source.path / name for name in names):
+                if path.is_dir():
+                    shutil.copytree(path, folder.path / path.name, copy_function=_link)
+                elif path.is_file():
+                    write_text(folder.path / path.name, path.read_text(encoding="utf-8"))
+            claim.release()
+            count += 1
+        return count
+
     def retry_failed(self) -> int:
         """Let failed cells be run again, and return how many there are."""
         count = 0
@@ -135,6 +168,38 @@ class SweepDirectory:
                 claim.release()
                 count += 1
         return count
+
+
+def _identity(folder: CellFolder) -> str:
+    return folder.path.name.rsplit("-", 1)[-1]
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)
+
+
+def _replaces(line: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether a cell takes the place of one that was not applicable, or made no sense, before."""
+    return bool(line["labels"] == other["labels"] and line != other and other["not_applicable"] is not None)
+
+
+def _refuse_other_settings(root: Path, cell: Cell, line: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> None:
+    """Raise an error where the sweep has a cell of the same name whose settings are others."""
+    before = next((other for other in lines if other["labels"] == line["labels"]), None)
+    if before is None:
+        return
+    stored = CellFolder(root / "cells" / before["folder"]).definition()
+    known = stored["parameters"] is not None and cell.parameters is not None
+    kind, new = ("parameters", cell.parameters) if known else ("overrides", cell.overrides)
+    changed = differences(stored[kind], new or {}, BOOKKEEPING)
+    listed = "\n".join(f"  {text}" for text in changed[:_SHOWN])
+    raise HyperkitError(
+        f"The sweep in {root} has the cell {before['folder']} with other settings:\n{listed}",
+        "Give the command that it was made with, or choose another folder with --out; --reuse takes over what fits.",
+    )
 
 
 def _definition(cell: Cell, command: Callable[[Cell], list[str]]) -> dict[str, Any]:

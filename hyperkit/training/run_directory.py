@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -262,10 +262,12 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def differences(stored: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return a line "key: stored -> new" for each value that differs, the progress fields of ``training`` aside."""
+def differences(
+    stored: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str] = PROGRESS_FIELDS
+) -> list[str]:
+    """Return a line "key: stored -> new" for each value that differs, the ignored fields of ``training`` aside."""
     old_flat, new_flat = dict(_flatten(stored)), dict(_flatten(new))
-    progress = {f"training.{name}" for name in PROGRESS_FIELDS}
+    progress = {f"training.{name}" for name in ignored}
     return [
         f"{name}: {old_flat.get(name, '(unset)')!r} -> {new_flat.get(name, '(unset)')!r}"
         for name in sorted(old_flat.keys() | new_flat.keys())
