@@ -6,22 +6,14 @@ import logging
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from hyperkit.errors import RunInterrupted
+from hyperkit.sweeps.engine import Engine
 from hyperkit.sweeps.state import CellFolder
 from hyperkit.sweeps.store import SweepDirectory
-from hyperkit.sweeps.worker import EXIT_CODES
-from hyperkit.training.signals import StopSignals
 
 _LOG = logging.getLogger("hyperkit")
-
-_CRASHES = 3
-"""A cell whose process was killed so often, not by us, has failed."""
-
-_ASK_AGAIN_SECONDS = 1.0
 
 
 def default_jobs(threads: int, devices: Sequence[str] = (), devices_per_cell: int = 1) -> int:
@@ -37,7 +29,7 @@ def default_jobs(threads: int, devices: Sequence[str] = (), devices_per_cell: in
     return max(1, min(most, cores // max(1, threads)))
 
 
-class LocalEngine:
+class LocalEngine(Engine):
     """Runs the cells of a sweep that are not done, in order; several engines may work on one folder.
 
     Args:
@@ -62,7 +54,7 @@ class LocalEngine:
         watch: Callable[[SweepDirectory], None] | None = None,
         poll: float = 0.1,
     ) -> None:
-        self.sweep, self.watch, self.poll = sweep, watch, poll
+        super().__init__(sweep, watch, poll)
         if devices and len(devices) < devices_per_cell:
             raise ValueError(f"{devices_per_cell} devices per cell, but only {len(devices)}")
         threads = max((int(f.definition()["threads"]) for f in sweep.folders()), default=1)
@@ -75,52 +67,12 @@ class LocalEngine:
         elif self.jobs * threads > default_jobs(1):
             _LOG.warning("%d cells of %d threads are more than this machine has cores", self.jobs, threads)
         self._working: dict[CellFolder, tuple[Any, str | None]] = {}
-        self._crashes: dict[CellFolder, int] = {}
 
-    def run(self, retry_failed: bool = False) -> None:
-        """Run until every cell is done or has failed.
+    def _has_room(self) -> bool:
+        return len(self._working) < self.jobs
 
-        Args:
-            retry_failed: run those again that failed before.
-
-        Raises:
-            RunInterrupted: SIGINT or SIGTERM; the running cells have saved their state and go on at the next start.
-        """
-        if retry_failed:
-            self.sweep.retry_failed()
-        waiting = dict.fromkeys(self.sweep.folders(), 0.0)
-        with StopSignals() as stop:
-            try:
-                while waiting or self._working:
-                    if stop.received:
-                        self._stop()
-                        raise RunInterrupted(
-                            f"The sweep was stopped by a signal; its state is saved in {self.sweep.path}.",
-                            "The same command goes on with it.",
-                            signal_number=stop.received,
-                        )
-                    self._reap(waiting)
-                    self._fill(waiting)
-                    if self.watch is not None:
-                        self.watch(self.sweep)
-                    time.sleep(self.poll)
-            finally:
-                self._stop()
-
-    def _fill(self, waiting: dict[CellFolder, float]) -> None:
-        for folder, after in list(waiting.items()):
-            if len(self._working) >= self.jobs:
-                return
-            if after > time.monotonic():
-                continue
-            status = folder.status()
-            if status == "pending":
-                del waiting[folder]
-                self._start(folder)
-            elif status == "running":  # in the hands of another engine, or of one that was killed and winds up
-                waiting[folder] = time.monotonic() + _ASK_AGAIN_SECONDS
-            else:
-                del waiting[folder]
+    def _in_hand(self) -> bool:
+        return bool(self._working)
 
     def _start(self, folder: CellFolder) -> None:
         environment = dict(os.environ)
@@ -138,27 +90,12 @@ class LocalEngine:
         )
         self._working[folder] = (process, group)
 
-    def _reap(self, waiting: dict[CellFolder, float]) -> None:
+    def _ended(self) -> Iterator[tuple[CellFolder, int | str]]:
         for folder, (process, _) in list(self._working.items()):
-            code = process.poll()
-            if code is None:
-                continue
-            process.stdin.close()
-            del self._working[folder]
-            if code in (EXIT_CODES["busy"], EXIT_CODES["put back"]):
-                waiting[folder] = time.monotonic() + _ASK_AGAIN_SECONDS
-            elif folder.status() in ("pending", "running"):  # it recorded no end
-                self._crashed(folder, code, waiting)
-
-    def _crashed(self, folder: CellFolder, code: int, waiting: dict[CellFolder, float]) -> None:
-        self._crashes[folder] = self._crashes.get(folder, 0) + 1
-        if self._crashes[folder] >= _CRASHES and (claim := folder.claim()) is not None:
-            claim.fail(
-                f"The process of the cell ended {_CRASHES} times without a word, the last time with code {code}."
-            )
-            claim.release()
-            return
-        waiting[folder] = time.monotonic() + _ASK_AGAIN_SECONDS
+            if (code := process.poll()) is not None:
+                process.stdin.close()
+                del self._working[folder]
+                yield folder, code
 
     def _stop(self) -> None:
         for process, _ in self._working.values():

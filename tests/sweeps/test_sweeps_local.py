@@ -190,7 +190,7 @@ def test_a_crash_without_a_word_counts_and_ends_in_a_failure(tmp_path: Path, mon
     sweep = fake_sweep(tmp_path / "sweep", 1)
     (folder,) = sweep.folders()
     (folder.path / "cell.json").write_text("{broken")
-    monkeypatch.setattr("hyperkit.sweeps.local._ASK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("hyperkit.sweeps.engine._ASK_AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(CellFolder, "definition", lambda self: {"threads": 1})
     LocalEngine(sweep, jobs=1).run()
     assert folder.status() == "failed"
