@@ -18,16 +18,31 @@ TAKEN: dict[str, tuple[str, ...]] = {
     ),
     "image": FILES,
     "audio": FILES,
-    "backbone": ("a name",),
+    "backbone": ("a name", "--pretrain"),
     "metrics": (),
 }
 """What each thing that can be prepared takes."""
+
+PRETRAINING = (
+    *("a name", "--pretrain", "--out", "--resume", "--recipe"),
+    *("--steps", "--max-time", "--device", "--seed", "--set"),
+)
+"""What the pretraining of a backbone takes."""
 
 
 def prepare(
     what: Annotated[str | None, typer.Argument(help="nvs, image, audio, backbone or metrics.")] = None,
     name: Annotated[str | None, typer.Argument(help="With backbone: its name, as in clip.")] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show what is in the cache, and its size.")] = False,
+    pretrain: Annotated[
+        str | None,
+        typer.Option(
+            "--pretrain", metavar="METHOD", help="backbone nano: pretrain it on procedural pictures: dino, mae."
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="backbone nano: go on with this pretraining.")
+    ] = None,
     out: o.OutOption = None,
     data: Annotated[
         Path | None, typer.Option("--data", metavar="DIR", help="Check and pack a data set that is there.")
@@ -72,12 +87,20 @@ def prepare(
     ] = None,
     up: Annotated[str | None, typer.Option("--up", metavar="AXIS", help="The meshes' up axis: y or z; y.")] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="nvs: seed of objects, cameras and splits; 0.")
+        int | None,
+        typer.Option("--seed", metavar="N", help="nvs: seed of objects, cameras and splits; 0. Or of pretraining."),
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", metavar="NAME", help="image, audio: recipe that will be trained; quickstart."),
+        typer.Option(
+            "--recipe",
+            metavar="NAME",
+            help="image, audio: recipe that will be trained; quickstart. Or of --pretrain: dino, mae, debug.",
+        ),
     ] = None,
+    steps: o.StepsOption = None,
+    max_time: o.MaxTimeOption = None,
+    device: o.DeviceOption = None,
     assignments: o.SetOption = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave broken objects out, and list them.")] = False,
     as_json: o.JsonOption = False,
@@ -93,6 +116,7 @@ def prepare(
     hyperkit prepare image --data DIR --recipe NAME   ... as train image --recipe NAME reads them
     hyperkit prepare audio --librispeech dev-clean --out DIR   download LibriSpeech
     hyperkit prepare backbone clip                    download and verify pretrained weights
+    hyperkit prepare backbone nano --pretrain dino    pretrain the small one, as the package's was
     hyperkit prepare metrics                          download and verify the metrics' weights
     hyperkit prepare --list                           what is in the cache
     """
@@ -100,6 +124,8 @@ def prepare(
 
     given: dict[str, Any] = {
         "a name": name,
+        "--pretrain": pretrain,
+        "--resume": resume,
         "--out": out,
         "--data": data,
         "--meshes": meshes,
@@ -116,6 +142,9 @@ def prepare(
         "--up": up,
         "--seed": seed,
         "--recipe": recipe,
+        "--steps": steps,
+        "--max-time": max_time,
+        "--device": device,
         "--set": assignments or None,
         "--skip-bad": skip_bad or None,
     }
@@ -123,6 +152,10 @@ def prepare(
     if show_list:
         _refuse_others("--list", given, ())
         _list(as_json)
+        return
+    if what == "backbone" and (pretrain is not None or resume is not None):
+        _refuse_others("backbone --pretrain", given, PRETRAINING)
+        _pretrain(as_json, given)
         return
     if what in TAKEN:
         _refuse_others(what, given, TAKEN[what])
@@ -281,3 +314,28 @@ def _backbone(name: str | None, as_json: bool) -> None:
     for key, value in found.items():
         o.say(f"{key}: {value}")
     o.emit(str(found.get("weights", name)), {**found, "prepared": list_prepared()}, as_json)
+
+
+def _pretrain(as_json: bool, given: Mapping[str, Any]) -> None:
+    from hyperkit.cli.bars import CountedProgress
+    from hyperkit.errors import HyperkitError
+    from hyperkit.training.progress import make_progress
+    from hyperkit.workflows.prepare_nano import pretrain_nano
+
+    if given.get("a name") != "nano":
+        raise HyperkitError(
+            f"--pretrain is for the small backbone nano, found {given.get('a name', 'no name')}.",
+            "Example: hyperkit prepare backbone nano --pretrain dino",
+        )
+    flags = {name: given.get(f"--{name.replace('_', '-')}") for name in ("steps", "max_time", "device", "seed")}
+    result = pretrain_nano(
+        given.get("--pretrain"),
+        recipe=given.get("--recipe"),
+        overrides=o.overrides(given.get("--set"), **flags),
+        out=given.get("--out"),
+        resume=given.get("--resume"),
+        progress=make_progress(),
+        data_progress=CountedProgress("preparing data"),
+    )
+    result.show()
+    o.emit(result.files.get("weights"), result.to_json(), as_json)

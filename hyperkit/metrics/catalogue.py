@@ -44,10 +44,13 @@ PART_METRICS: dict[str, Metric] = {
 """Metrics of part labels, over parts without the background: the mean over the parts of one view; over those of all
 pixels of a set together, which is what papers report; and the latter of each class's most frequent label per pixel."""
 
+FEATURE_METRICS: dict[str, Metric] = {"knn": Metric("k-NN accuracy", "", higher_is_better=True)}
+"""Metrics of features: the share of pictures whose nearest neighbours are of their own class."""
+
 IDEALS = {f"within_{k}": math.erf(k / math.sqrt(2)) for k in (1, 2)}
 """Metric -> the value that is best, where neither more nor less is: those of a normal distribution."""
 
-CATALOGUE: dict[str, Metric] = {**METRICS, **SOUND_METRICS, **DEVIATION_METRICS, **PART_METRICS}
+CATALOGUE: dict[str, Metric] = {**METRICS, **SOUND_METRICS, **DEVIATION_METRICS, **PART_METRICS, **FEATURE_METRICS}
 
 _DECIMALS = {"psnr": 3, "si_sdr": 3, "lsd": 3}
 

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperkit.files import atomic_path
+from hyperkit.metrics.catalogue import CATALOGUE
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 TRAIN, OTHERS, GREY = "#4c78a8", ("#e4572e", "#59a14f", "#b07aa1"), "#6b6b6b"
+PLACES = {"loss": "upper right", "psnr": "lower right"}
 DASHES = ((0, (5, 3)), (0, (1.5, 2)), (0, (5, 2, 1, 2)))
 
 
@@ -58,16 +60,18 @@ def training_curves(
     out_png: str | os.PathLike[str],
     constants: Mapping[str, float] | None = None,
     title: str = "",
+    metric: str = "psnr",
 ) -> bool:
-    """Draw loss and PSNR of training and validation against the step.
+    """Draw loss and a metric of training and validation against the step.
 
     Training values are drawn pale, with their running mean over them.
 
     Args:
         metrics_jsonl: the run's ``metrics.jsonl``.
         out_png: the picture to write.
-        constants: name ("white", "mean picture") -> PSNR in dB, drawn as dashed lines.
+        constants: name ("white", "mean picture") -> value of the metric, drawn as dashed lines.
         title: above the panels.
+        metric: beside the loss; its name in the records.
 
     Returns:
         False, with nothing written, where there is nothing to draw yet.
@@ -81,7 +85,7 @@ def training_curves(
     path = Path(metrics_jsonl)
     records = read_metrics(path) if path.is_file() else []
     splits = list(dict.fromkeys(["train", *(str(r.get("split", "train")) for r in records)]))
-    names = [n for n in ("loss", "psnr") if any(len(series(records, s, n)[0]) for s in splits)]
+    names = [n for n in ("loss", metric) if any(len(series(records, s, n)[0]) for s in splits)]
     if not names:
         return False
     # the object interface: no global state, no display needed
@@ -90,9 +94,9 @@ def training_curves(
     for k, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), k + 1)
         _panel(axes, records, splits, name)
-        if name == "psnr":
-            _constant_lines(axes, constants or {})
-        axes.legend(frameon=False, fontsize=8.5, loc="upper right" if name == "loss" else "lower right")
+        if name == metric:
+            _constant_lines(axes, constants or {}, metric)
+        axes.legend(frameon=False, fontsize=8.5, loc=PLACES.get(name, "best"))
     if title:
         figure.suptitle(title, fontsize=11)
     with atomic_path(out_png) as temporary:
@@ -122,7 +126,7 @@ def _panel(axes: Any, records: Sequence[Mapping[str, Any]], splits: Sequence[str
     if name == "loss" and positive:  # likelihoods may be negative, which a logarithmic axis would leave out
         axes.set_yscale("log")
     axes.set_xlabel("step")
-    axes.set_ylabel("loss" if name == "loss" else "PSNR (dB)")
+    axes.set_ylabel("loss" if name == "loss" else _label(name))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(True, which="both" if name == "loss" else "major", color="#e3e3e3", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -130,10 +134,16 @@ def _panel(axes: Any, records: Sequence[Mapping[str, Any]], splits: Sequence[str
         axes.spines[side].set_visible(False)
 
 
-def _constant_lines(axes: Any, constants: Mapping[str, float]) -> None:
+def _label(name: str) -> str:
+    metric = CATALOGUE[name]
+    return f"{metric.name} ({metric.unit})" if metric.unit else metric.name
+
+
+def _constant_lines(axes: Any, constants: Mapping[str, float], metric: str) -> None:
     for index, (name, value) in enumerate(constants.items()):
         style = DASHES[index % len(DASHES)]
-        axes.axhline(value, color=GREY, linewidth=1.1, linestyle=style, label=f"{name}: {value:.2f} dB", zorder=1)
+        shown = f"{value:.2f} dB" if CATALOGUE[metric].unit == "dB" else f"{value:.3f}"
+        axes.axhline(value, color=GREY, linewidth=1.1, linestyle=style, label=f"{name}: {shown}", zorder=1)
 
 
 def steps_figure(

@@ -11,6 +11,7 @@ TASKS = Registry(
         "image": "hyperkit.tasks.image:ImageTask",
         "audio": "hyperkit.tasks.audio:AudioTask",
         "distill": "hyperkit.tasks.distill:DistillTask",
+        "pretrain": "hyperkit.tasks.pretrain:PretrainTask",
     },
 )
 

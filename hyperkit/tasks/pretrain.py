@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from hyperkit.backbones.attention import WatchAttention
 from hyperkit.backbones.nano import DistilledNano, MaskedNano, NanoConfig
 from hyperkit.config import PartConfig, merge
-from hyperkit.contracts import Batch, Metric, Scores
+from hyperkit.contracts import Batch, Scores
 from hyperkit.data.pretraining import PretrainingData, PretrainingDataConfig
 from hyperkit.errors import HyperkitError
+from hyperkit.metrics.catalogue import FEATURE_METRICS
 from hyperkit.metrics.knn import knn_correct
 from hyperkit.objectives.masked_reconstruction import (
     masked_loss,
@@ -105,7 +106,7 @@ class PretrainTask(Task):
 
     name = "pretrain"
     config_model = PretrainConfig
-    verbs: ClassVar[frozenset[str]] = frozenset()
+    verbs: ClassVar[frozenset[str]] = frozenset({"prepare"})
     selection = "knn"
 
     config: PretrainConfig
@@ -132,6 +133,12 @@ class PretrainTask(Task):
             raise HyperkitError(
                 f"data.size={config.data.size} and nano.size={config.nano.size} differ.", "Give both the same value."
             )
+        for part, sizes in (("nano", config.nano), ("mae", config.mae)):
+            if sizes.width % sizes.heads:
+                raise HyperkitError(
+                    f"{part}.width={sizes.width} cannot be shared by {part}.heads={sizes.heads}.",
+                    f"Choose {part}.width as a multiple of {part}.heads.",
+                )
         training = config.training
         if config.method == "dino" and training.accumulate * training.devices * training.nodes > 1:
             raise HyperkitError(
@@ -200,7 +207,7 @@ class PretrainTask(Task):
         truth, labels = (torch.tensor([names.index(name) for name in b.classes]) for b in (batch, batch.query))
         queries, bank = (self.features(model, b.context[:, 0]) for b in (batch, batch.query))
         right = knn_correct(bank, labels.to(bank.device), queries, truth.to(bank.device), self.config.neighbours)
-        return Scores({"knn": right.tolist()}, batch.ids, batch.classes, {"knn": Metric("knn")})
+        return Scores({"knn": right.tolist()}, batch.ids, batch.classes, FEATURE_METRICS)
 
     @torch.no_grad()
     def features(self, model: Any, pictures: Tensor) -> Tensor:

@@ -9,6 +9,13 @@ import torch
 from hyperkit.errors import RunFailed, RunInterrupted
 from hyperkit.training.config import TrainingConfig
 
+_COMMANDS = {"distill": "distill", "pretrain": "prepare backbone nano"}
+
+
+def _again(task: str, run: Path) -> str:
+    """Return the command that goes on with a run."""
+    return f"hyperkit {_COMMANDS.get(task, f'train {task}')} --resume {run}"
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, on a GPU or a CPU."""
@@ -41,12 +48,12 @@ def not_finite(step: int, task: str, run: Path, last: Path, saved: int) -> RunFa
     """
     what = f"The loss or the weights are not finite (NaN or infinite) at step {step}; the run was stopped."
     ways = "a lower training.learning_rate, training.clip_grad=1 or training.precision=32"
-    if saved < 0:
-        return RunFailed(f"{what} No checkpoint had been saved yet.", f"Start again with {ways}.")
+    if saved < 0 or task == "pretrain":  # what is pretrained cannot be finetuned by a command
+        none_yet = " No checkpoint had been saved yet." if saved < 0 else ""
+        return RunFailed(f"{what}{none_yet}", f"Start again with {ways}.")
     return RunFailed(
         f"{what} The last good checkpoint is {last} (step {saved}).",
-        f"Go on from it with {ways}: hyperkit finetune {last} --set ...\n"
-        f"To repeat it as it was: hyperkit train {task} --resume {run}",
+        f"Go on from it with {ways}: hyperkit finetune {last} --set ...\nTo repeat it as it was: {_again(task, run)}",
     )
 
 
@@ -54,6 +61,6 @@ def interrupted(step: int, task: str, run: Path, last: Path, signal_number: int)
     """Build the error that ends a run after SIGINT or SIGTERM."""
     return RunInterrupted(
         f"The run was stopped by a signal at step {step}; its state is saved in {last}.",
-        f"Go on with: hyperkit train {task} --resume {run}",
+        f"Go on with: {_again(task, run)}",
         signal_number=signal_number,
     )

@@ -125,7 +125,7 @@ RECIPE_FILES = sorted(RECIPES.rglob("*.yaml"))
 @pytest.mark.parametrize("path", RECIPE_FILES, ids=lambda p: str(p.relative_to(RECIPES)))
 def test_every_recipe_is_valid_and_says_what_it_is(path: Path) -> None:
     task = path.parent.name if path.parent.name in TASKS else path.stem.strip("_").split("-")[0]
-    verb = "distill" if task == "distill" else "train"
+    verb = {"distill": "distill", "pretrain": "prepare"}.get(task, "train")
     task_cls = find_task(task, verb)
     recipe = load_recipe(str(path), task)
     variants = [{key: name} for key, table in recipe.get("variants", {}).items() for name in table]
@@ -136,7 +136,8 @@ def test_every_recipe_is_valid_and_says_what_it_is(path: Path) -> None:
         assert all(getattr(config, key) == name for key, name in overrides.items())
     head = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
     if not path.name.startswith("_"):
-        assert ("hyperkit distill" if verb == "distill" else f"hyperkit train {task}") in head
+        commands = {"distill": "hyperkit distill", "pretrain": "hyperkit prepare backbone nano --pretrain"}
+        assert commands.get(task, f"hyperkit train {task}") in head
     if path.parent.name == "paper" and not path.name.startswith("_"):
         assert re.search(r"Table|Figure 2", head)
         assert "PSNR" in head or "plot" in head

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import typer.main
 from PIL import Image
 
-from hyperkit.cli import main
+from hyperkit.cli import app, main
 from hyperkit.data.images import ImageData
 from hyperkit.data.sounds import SoundData
+from hyperkit.tasks import TASKS
+from hyperkit.training.failures import interrupted
 from hyperkit.workflows.configure import from_recipe
+from hyperkit.workflows.evaluate import RunResult
 
 
 def prepare(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -38,7 +42,22 @@ def prepare(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
         ("nvs --librispeech dev-clean", "LibriSpeech is for hyperkit prepare audio."),
         ("nvs cars", "prepare nvs does not take a name."),
         ("metrics --data a", "prepare metrics does not take --data.\nIt takes no options but --json."),
-        ("backbone clip --skip-bad", "prepare backbone does not take --skip-bad.\nAllowed: a name."),
+        ("backbone clip --skip-bad", "prepare backbone does not take --skip-bad.\nAllowed: a name, --pretrain."),
+        ("backbone clip --steps 3", "prepare backbone does not take --steps."),
+        (
+            "backbone nano --pretrain dino --views 3",
+            "prepare backbone --pretrain does not take --views.\nAllowed: a name, ",
+        ),
+        ("backbone clip --pretrain dino", "--pretrain is for the small backbone nano, found clip."),
+        ("backbone nano --pretrain byol", "There is no way to pretrain 'byol'."),
+        (
+            "backbone nano --pretrain dino --recipe mae",
+            "The recipe mae pretrains by mae, and --pretrain dino was given.",
+        ),
+        ("backbone nano --pretrain dino --set nano.depth=14", "takes 12.6 MB as float16, more than the 12 MB"),
+        ("backbone nano --pretrain dino --set nano.heads=5", "nano.width=192 cannot be shared by nano.heads=5."),
+        ("backbone nano --pretrain dino --out a --resume b", "Both --out and --resume were given."),
+        ("nvs --steps 3 --max-time 3m --device cpu --resume a", "take --resume, --steps, --max-time, --device."),
         ("--list --data a", "prepare --list does not take --data."),
         ("image --set training.steps=3 --set data.size=8", "reads the data section alone; found training."),
         ("image --set data=3", "reads the data section alone; found data."),
@@ -82,6 +101,48 @@ def test_options_of_views_reach_the_work_and_defaults_are_its_own(monkeypatch: p
     numbers = {"size": 16, "views": 4, "resolution": 8, "test_fraction": 0.3, "val_fraction": 0.0, "seed": 0}
     rest = {"objects": (3, 2, 1), "classes": ["cars", "lamps"], "up": "z", "skip_bad": True}
     assert calls == [{name: Path(path) for name, path in paths.items()} | numbers | rest, {}]
+
+
+def test_options_of_pretraining_reach_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def work(method: str | None, **arguments: Any) -> RunResult:
+        calls.append((method, {k: v for k, v in arguments.items() if k not in ("progress", "data_progress")}))
+        return RunResult(tmp_path, {"chance": 0.2}, {"weights": tmp_path / "n.safetensors"})
+
+    monkeypatch.setattr("hyperkit.workflows.prepare_nano.pretrain_nano", work)
+    line = (
+        "backbone nano --pretrain mae --out o --recipe debug --steps 7 --max-time 1m --device cpu --seed 3 "
+        "--set data.blur=0 --json"
+    )
+    for given in (line, "backbone nano --resume r"):
+        monkeypatch.setattr(sys, "argv", ["hyperkit", "prepare", *given.split()])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == 0
+    training = {"steps": 7, "epochs": None, "max_time": "1m", "device": "cpu", "seed": 3}
+    overrides = {"data": {"blur": 0}, "training": training}
+    assert calls == [
+        ("mae", {"recipe": "debug", "overrides": overrides, "out": Path("o"), "resume": None}),
+        (None, {"recipe": None, "overrides": {}, "out": None, "resume": Path("r")}),
+    ]
+    first, second = capsys.readouterr().out.splitlines()
+    assert json.loads(first)["files"] == {"weights": str(tmp_path / "n.safetensors")}
+    assert second == str(tmp_path / "n.safetensors")
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_a_run_that_was_stopped_names_the_command_that_goes_on(task: str) -> None:
+    hint = interrupted(3, task, Path("run"), Path("run/checkpoints/last.pt"), 2).hint
+    assert hint is not None
+    words = shlex.split(hint.removeprefix("Go on with: "))
+    command = typer.main.get_command(app).commands[words[1]]  # type: ignore[attr-defined]
+    given = command.make_context(words[1], words[2:]).params
+    assert given["resume"] == Path("run")
+    assert words[1] in TASKS.load(task).verbs
+    assert given.get("task", task) == task
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hyperkit.reports.plots import _panel, read_metrics, series, smooth, training_curves
+from hyperkit.reports.plots import _constant_lines, _panel, read_metrics, series, smooth, training_curves
 
 
 def write_lines(path: Path, records: list[dict[str, object]], tail: str = "") -> Path:
@@ -85,3 +85,18 @@ def test_losses_below_zero_are_drawn(losses: tuple[float, ...], scale: str) -> N
     assert axes.get_yscale() == scale
     low, high = axes.get_ylim()
     assert low < min(losses) < max(losses) < high
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "line"),
+    [("psnr", "PSNR (dB)", "white: 0.25 dB"), ("knn", "k-NN accuracy", "white: 0.250")],
+)
+def test_an_axis_and_its_constants_have_the_unit_of_the_metric(metric: str, label: str, line: str) -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    _panel(axes, [{"step": 1, "split": "val", metric: 0.5}], ["train", "val"], metric)
+    _constant_lines(axes, {"white": 0.25}, metric)
+    assert axes.get_ylabel() == label
+    assert [drawn.get_label() for drawn in axes.lines] == ["validation", line]
+    assert list(axes.lines[1].get_ydata()) == [0.25, 0.25]

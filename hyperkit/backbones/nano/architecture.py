@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -66,20 +67,26 @@ def mean_features(backbone: TimmBackbone, pictures: Tensor) -> Tensor:
     return backbone.features(pictures[:, None])[:, backbone.prefix_tokens :].mean(1)
 
 
+def stored_bytes(backbone: TimmBackbone) -> int:
+    """Return how many bytes the tensors of ``save_nano`` take."""
+    return sum(value.numel() * torch.float16.itemsize for value in backbone.trunk.state_dict().values())
+
+
 def save_nano(path: str | Path, backbone: TimmBackbone, about: Mapping[str, str]) -> None:
     """Store the weights as float16, under timm's names, so that ``--weights FILE`` reads them.
 
     Args:
         path: the file, ``.safetensors``.
         backbone: the network.
-        about: how it was made, kept in the file.
+        about: how it was made, kept in the file as JSON under "hyperkit". The same content gives the same bytes.
 
     Raises:
         ValueError: the file would be larger than ``LARGEST``.
         RunFailed: the disk is full or the place cannot be written.
     """
-    tensors = {name: value.detach().half().cpu().contiguous() for name, value in backbone.trunk.state_dict().items()}
-    if (size := sum(value.numel() * value.element_size() for value in tensors.values())) > LARGEST:
+    if (size := stored_bytes(backbone)) > LARGEST:
         raise ValueError(f"the network takes {size} bytes as {torch.float16}, more than {LARGEST}")
+    tensors = {name: value.detach().half().cpu().contiguous() for name, value in backbone.trunk.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", **about})
+        # one entry, for several would be written in an order that changes from one process to the next
+        save_file(tensors, temporary, metadata={"hyperkit": json.dumps(dict(about))})
