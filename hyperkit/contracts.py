@@ -126,6 +126,8 @@ class Batch(_Movable):
         query_size: (height, width) where the query is a whole picture in row-major order.
         labels: (B, R) int64, which part the truth shows at ``query``: 1 for the first, 0 for the background. None where
             the data knows no parts.
+        features: (B, R, F), an encoder's features of what the truth shows at ``query``, 0 on the background. None where
+            none are distilled.
     """
 
     context: Tensor
@@ -138,6 +140,7 @@ class Batch(_Movable):
     labels: Tensor | None = None
     opacity: Tensor | None = None
     mask: Tensor | None = None
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)

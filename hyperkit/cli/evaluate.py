@@ -34,8 +34,10 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint on its frozen test items, per class and averaged.
 
-    Views and pictures: PSNR, SSIM, LPIPS, FID. Sounds: PSNR, SI-SDR, log-spectral distance. With a predicted deviation
-    (ponp) also likelihood and calibration. Sentences: PSNR, SSIM, LPIPS of their scenes' own views, and retrieval.
+    Views and pictures: PSNR, SSIM, LPIPS, FID; with parts (segment) also the mIoU of label maps, and the share of the
+    variance of distilled features that is explained. Sounds: PSNR, SI-SDR, log-spectral distance. With a predicted
+    deviation (ponp) also likelihood and calibration. Sentences: PSNR, SSIM, LPIPS of their scenes' own views, and
+    retrieval.
 
     Writes CSV, JSON and Markdown tables and a picture of the worst, median and best examples.
 

@@ -60,6 +60,10 @@ StrategyOption = Annotated[
     str | None, typer.Option("--strategy", metavar="NAME", help="auto, random, finetune, frozen or lora.")
 ]
 AlgorithmOption = Annotated[str | None, typer.Option("--algorithm", metavar="NAME", help="trans-inr, ipc or ponp.")]
+FeaturesOption = Annotated[
+    str | None,
+    typer.Option("--features", metavar="NAME", help="segment: distil this backbone's patch features; none."),
+]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
 DevicesOption = Annotated[int | None, typer.Option("--devices", metavar="N", help="Processes (GPUs) on this machine.")]
 PrecisionOption = Annotated[str | None, typer.Option("--precision", metavar="NAME", help="auto, 32 or bf16.")]
@@ -93,6 +97,7 @@ PLACES = {
     "weights": "backbone.weights",
     "strategy": "backbone.strategy",
     "algorithm": "algorithm",
+    "features": "features.name",
     "device": "training.device",
     "devices": "training.devices",
     "precision": "training.precision",

@@ -27,6 +27,7 @@ def train(
     weights: o.WeightsOption = None,
     strategy: o.StrategyOption = None,
     algorithm: o.AlgorithmOption = None,
+    features: o.FeaturesOption = None,
     device: o.DeviceOption = None,
     devices: o.DevicesOption = None,
     precision: o.PrecisionOption = None,
@@ -43,6 +44,7 @@ def train(
 
     \b
     hyperkit train nvs --backbone clip --data shapenet --out runs/clip
+    hyperkit train segment --features dino
     hyperkit train image --data photographs
     hyperkit train audio --recipe paper/audio-table5-base --data LibriSpeech
     """
@@ -62,6 +64,7 @@ def train(
         weights=weights,
         strategy=strategy,
         algorithm=algorithm,
+        features=features,
         device=device,
         devices=devices,
         precision=precision,

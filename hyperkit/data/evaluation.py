@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -19,12 +19,16 @@ from hyperkit.data.places import side_folder, writable
 from hyperkit.files import atomic_path
 from hyperkit.geometry import picture_rays
 
+FeatureReader = Callable[[np.ndarray], "Tensor | None"]
+"""Views (B,), as rows of the pack -> features of all their pixels (B, S * S, F), or None where they cannot be had."""
+
 
 class EvalSet:
     """Frozen pairs as batches: V context pictures, and every ray and pixel of a target view.
 
     Iterating gives ``Batch`` with context (B, V, 3, S, S), its cameras (B, V), rays (B, S * S, 3), their truth
-    (B, S * S, 3) with its opacity (B, S * S), ``query_size`` and, where there are label maps, its labels (B, S * S).
+    (B, S * S, 3) with its opacity (B, S * S), ``query_size`` and, where there are label maps, its labels (B, S * S),
+    and where features are distilled, these (B, S * S, F).
 
     Attributes:
         pairs: the items, in order, all with V context views.
@@ -41,8 +45,9 @@ class EvalSet:
         pairs_hash: str,
         batch_size: int = 8,
         label_maps: np.ndarray | None = None,
+        features: FeatureReader | None = None,
     ) -> None:
-        self._reader = reader
+        self._reader, self._features = reader, features
         self._label_maps = label_maps
         self.pairs = tuple(pairs)
         self.hash = pairs_hash
@@ -62,12 +67,22 @@ class EvalSet:
         for start in range(0, len(self.pairs), batch_size):
             yield self.batch(range(start, min(start + batch_size, len(self.pairs))))
 
-    def batch(self, items: Sequence[int]) -> Batch:
-        """Return the batch of chosen items."""
+    def contexts(self, batch_size: int) -> Iterator[Tensor]:
+        """Iterate over the context pictures (B, V, 3, S, S) alone."""
+        size = self._reader.pack.size
+        for start in range(0, len(self.pairs), batch_size):
+            context, _ = self._contexts(range(start, min(start + batch_size, len(self.pairs))))
+            yield self._reader.pictures(context.reshape(-1)).reshape(*context.shape, 3, size, size)
+
+    def _contexts(self, items: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         chosen = [self.pairs[i] for i in items]
         contexts = np.array([pair.contexts for pair in chosen], dtype=np.int64)
         source = np.array([self._reader.index[pair.source] for pair in chosen], dtype=np.int64)[:, None]
-        context = self._reader.pack.first[source] + contexts
+        return self._reader.pack.first[source] + contexts, source
+
+    def batch(self, items: Sequence[int]) -> Batch:
+        """Return the batch of chosen items."""
+        context, source = self._contexts(items)
         target, owner = self._targets(items)
         pictures = self._reader.pictures(target)
         size = self._reader.pack.size
@@ -78,12 +93,13 @@ class EvalSet:
             context=self._reader.pictures(context.reshape(-1)).reshape(*context.shape, 3, size, size),
             query=picture_rays(self._reader.cameras(target, owner)),
             truth=pictures.flatten(2).transpose(1, 2).contiguous(),
-            ids=tuple(pair.object for pair in chosen),
+            ids=tuple(self.pairs[i].object for i in items),
             classes=tuple(self.classes[i] for i in items),
             context_cameras=self._reader.cameras(context, np.broadcast_to(source, context.shape)),
             query_size=(size, size),
             opacity=opacity(unpack_words(self._reader.words(target)), self._reader.pack.opaque[owner]),
             labels=labels,
+            features=None if self._features is None else self._features(target),
         )
 
     def targets(self, items: Sequence[int]) -> Tensor:

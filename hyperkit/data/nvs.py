@@ -18,7 +18,7 @@ from hyperkit import randomness
 from hyperkit.contracts import Batch, Cameras
 from hyperkit.data import pixels
 from hyperkit.data.builtin import builtin_root
-from hyperkit.data.evaluation import EvalSet, constant_scores, mean_picture
+from hyperkit.data.evaluation import EvalSet, FeatureReader, constant_scores, mean_picture
 from hyperkit.data.nvs_draw import Draw, Draws, NVSDataConfig
 from hyperkit.data.pack import open_pack
 from hyperkit.data.pairs import Pair, PairSet, add_contexts, frozen_pairs, shuffle_contexts, too_few_views
@@ -97,6 +97,14 @@ class NVSData:
 
     def open_label_maps(self) -> np.ndarray | None:
         """Return which part each pixel shows, (N, S, S) uint8, in the order of the pack's pictures, where known."""
+        return None
+
+    def features_at(self, views: np.ndarray, chosen: np.ndarray) -> Tensor | None:
+        """Return an encoder's features at pixels (B, R) of views (B,) that are trained on, where some are distilled."""
+        return None
+
+    def feature_reader(self, split: str) -> FeatureReader | None:
+        """Return what gives the features of all pixels of a split's target views, where some are distilled."""
         return None
 
     def _check_classes(self, names: Sequence[str] | None) -> tuple[str, ...]:
@@ -194,6 +202,7 @@ class NVSData:
             context_cameras=replace(cameras, poses=cameras.poses[:, :-1], focal=cameras.focal[:, :-1]),
             opacity=pixels.opacity(sampled, opaque),
             labels=self._labels(draw.target, seen),
+            features=self.features_at(draw.target, seen),
         )
 
     def _labels(self, rows: np.ndarray, chosen: np.ndarray) -> Tensor | None:
@@ -265,7 +274,7 @@ class NVSData:
             pairs = shuffle_contexts(pairs, within_class=shuffle_context == "class")
         if limit is not None and limit < len(pairs):
             pairs = [pairs[int(i)] for i in np.linspace(0, len(pairs) - 1, max(limit, 0)).round()]
-        return EvalSet(self._reader, pairs, frozen.sha256, batch_size, self._label_maps)
+        return EvalSet(self._reader, pairs, frozen.sha256, batch_size, self._label_maps, self.feature_reader(split))
 
     def frozen(self, split: str) -> PairSet:
         """Return the frozen pairs of a split, drawn and written on first use."""

@@ -1,4 +1,4 @@
-"""Data of part segmentation: views of objects, as for novel view synthesis, with a label map beside each picture."""
+"""Data of part segmentation: views of objects with a label map beside each picture, and features where distilled."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pydantic import field_validator
 from torch import Tensor
 
 from hyperkit.data.builtin import BuiltinSet, made_once
+from hyperkit.data.evaluation import FeatureReader
+from hyperkit.data.feature_maps import FeatureMaps, FeatureStore
 from hyperkit.data.nvs import NVSData
 from hyperkit.data.nvs_draw import NVSDataConfig
 from hyperkit.data.parts import Parts, Table, open_labels, parts_problems, read_parts
 from hyperkit.data.places import new_folder
-from hyperkit.errors import HyperkitError
+from hyperkit.errors import HyperkitError, RunFailed
 
 log = logging.getLogger("hyperkit")
 
@@ -74,19 +76,35 @@ def parts_of(root: str | None) -> Table:
 
 
 class SegmentData(NVSData):
-    """A data set for part segmentation; batches have ``labels`` beside the truth.
+    """A data set for part segmentation; batches have ``labels`` beside the truth, and ``features`` where distilled.
+
+    Features are those of whole pictures as they are: a mirrored picture has its own, mirrored, and one whose colours
+    are changed keeps those of the true colours.
 
     Args:
         config, seed, progress: as for ``NVSData``; ``config.parts`` must be given.
+        distilled: makes the feature maps when they are first asked for.
 
     Attributes:
         parts: the parts that are known, those of ``config.parts``.
+        without_features: why evaluation has no features, where it was to have some.
 
     Raises:
         HyperkitError: the data set or its label maps are broken, or its parts are not those of ``config.parts``.
     """
 
     config: SegmentDataConfig
+
+    def __init__(
+        self,
+        config: SegmentDataConfig,
+        seed: int,
+        progress: Callable[[int, int], None] | None = None,
+        distilled: FeatureStore | None = None,
+    ) -> None:
+        self.distilled, self.without_features = distilled, ""
+        self._maps: dict[str, FeatureMaps] = {}
+        super().__init__(config, seed, progress)
 
     def builtin(self, name: str, progress: Callable[[int, int], None] | None) -> Path:
         """Return the folder of a built-in set with label maps, made first if it is not there."""
@@ -117,6 +135,53 @@ class SegmentData(NVSData):
                 "Give its objects the same parts with the same labels, or train a new model on them.",
             )
         return open_labels(self.pack, self.parts)
+
+    def trained_views(self) -> np.ndarray:
+        """Return the rows of the pack of all views that are trained on."""
+        first, end = self.config.train_views
+        objects = np.array([self._reader.index[name] for name in self.train_ids])
+        counts = np.minimum(self.pack.views[objects], end)
+        pairs = zip(self.pack.first[objects], counts, strict=True)
+        return np.concatenate([start + np.arange(first, count) for start, count in pairs])
+
+    def features_at(self, views: np.ndarray, chosen: np.ndarray) -> Tensor | None:
+        """Return the features at pixels (B, R) of views (B,) that are trained on, (B, R, F), 0 on the background."""
+        if self.distilled is None:
+            return None
+        return self._masked(self._open_maps("trained", self.trained_views()), views, chosen)
+
+    def feature_reader(self, split: str) -> FeatureReader | None:
+        """Return what gives the features of a split's target views; None of it where the encoder cannot be had."""
+        if self.distilled is None:
+            return None
+
+        def read(views: np.ndarray) -> Tensor | None:
+            if self.without_features:
+                return None
+            pairs = self.frozen(split).pairs
+            targets = np.array([self.pack.first[self._reader.index[pair.object]] + pair.target for pair in pairs])
+            try:
+                maps = self._open_maps(split, targets)
+            except RunFailed:
+                raise
+            except HyperkitError as error:  # what else there is to measure is measured
+                self.without_features = str(error)
+                return None
+            return self._masked(maps, views, np.broadcast_to(np.arange(self.size**2), (len(views), self.size**2)))
+
+        return read
+
+    def _open_maps(self, name: str, views: np.ndarray) -> FeatureMaps:
+        if name not in self._maps:
+            assert self.distilled is not None
+            assert self._label_maps is not None
+            self._maps[name] = self.distilled.open(self._reader, self._label_maps, views, self.trained_views())
+        return self._maps[name]
+
+    def _masked(self, maps: FeatureMaps, views: np.ndarray, chosen: np.ndarray) -> Tensor:
+        labels = self._labels(views, chosen)
+        assert labels is not None
+        return maps.read(views, chosen) * (labels > 0).unsqueeze(-1)
 
     def mean_labels(self) -> dict[str, Tensor]:
         """Return class -> (S, S) uint8, the most frequent part of each pixel over the training views.

@@ -47,10 +47,24 @@ pixels of a set together, which is what papers report; and the latter of each cl
 FEATURE_METRICS: dict[str, Metric] = {"knn": Metric("k-NN accuracy", "", higher_is_better=True)}
 """Metrics of features: the share of pictures whose nearest neighbours are of their own class."""
 
+DISTILLED_METRICS: dict[str, Metric] = {
+    "feature_error": Metric("feature error", "", higher_is_better=False),
+    "feature_explained": Metric("features explained", "", higher_is_better=True),
+}
+"""Metrics of distilled features, over objects' pixels: the squared error relative to the variance over the training
+views, of one view; and the share of the variance over a whole set that is explained."""
+
 IDEALS = {f"within_{k}": math.erf(k / math.sqrt(2)) for k in (1, 2)}
 """Metric -> the value that is best, where neither more nor less is: those of a normal distribution."""
 
-CATALOGUE: dict[str, Metric] = {**METRICS, **SOUND_METRICS, **DEVIATION_METRICS, **PART_METRICS, **FEATURE_METRICS}
+CATALOGUE: dict[str, Metric] = {
+    **METRICS,
+    **SOUND_METRICS,
+    **DEVIATION_METRICS,
+    **PART_METRICS,
+    **FEATURE_METRICS,
+    **DISTILLED_METRICS,
+}
 
 _DECIMALS = {"psnr": 3, "si_sdr": 3, "lsd": 3}
 

@@ -63,8 +63,9 @@ class Views:
         cameras: where they were taken from.
         deviation: (V, H, W, 3) of the colours, where the field gives one.
         culled: share of the samples that were not evaluated, because nothing is there or nothing is seen of it.
-        features: (V, H, W, F), where the field gives features: of parts, their probabilities.
-        parts: names of the parts that the features are probabilities of.
+        features: (V, H, W, F), where the field gives features: of parts, their probabilities, then those that were
+            distilled from an encoder, if any.
+        parts: names of the parts that the first of the features are probabilities of.
     """
 
     rgb: Tensor
@@ -88,7 +89,14 @@ class Views:
             raise HyperkitError(
                 "This field knows no parts, so that there are no label maps.", "Models of `hyperkit train segment` do."
             )
-        return part_labels(self.features, self.opacity).to(torch.uint8)
+        return part_labels(self.features[..., : len(self.parts)], self.opacity).to(torch.uint8)
+
+    @property
+    def distilled(self) -> Tensor | None:
+        """The features (V, H, W, F) that were distilled from an encoder, 0 on the background; None without any."""
+        if self.features is None or self.features.shape[-1] == len(self.parts):
+            return None
+        return self.features[..., len(self.parts) :]
 
     def frames(self) -> list[np.ndarray]:
         """Return the pictures as uint8 arrays (H, W, 3)."""

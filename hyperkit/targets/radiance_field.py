@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,6 +56,8 @@ class RadianceFieldConfig(FieldOutputsConfig):
         extra: E, further values at each point, such as logits of parts; they do not depend on the direction of view.
             Set by the task.
         extra_activation: ``softmax``: they become probabilities of E classes; ``none``: they stay as they are.
+        extra_classes: the activation is for so many of them, the first ones; the others stay as they are. None: for
+            all. Set by the task.
     """
 
     depth: int = Field(default=6, ge=2)
@@ -65,6 +67,13 @@ class RadianceFieldConfig(FieldOutputsConfig):
     direction_encoding: EncodingConfig = EncodingConfig(frequencies=4, max_log2=3.0)
     extra: int = Field(default=0, ge=0)
     extra_activation: Literal["none", "softmax"] = "none"
+    extra_classes: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _classes(self) -> RadianceFieldConfig:
+        if self.extra_classes is not None and self.extra_classes > self.extra:
+            raise ValueError(f"extra_classes must be at most extra, which is {self.extra}; found {self.extra_classes}")
+        return self
 
 
 class RadianceField(Target):
@@ -148,7 +157,10 @@ def _activate_all(raw: Tensor, config: RadianceFieldConfig) -> Tensor:
         return activate(raw, config)
     values, extra = activate(raw[..., : -config.extra], config), raw[..., -config.extra :]
     extra = extra.to(values.dtype)
-    return torch.cat((values, extra.softmax(-1) if config.extra_activation == "softmax" else extra), dim=-1)
+    if config.extra_activation == "none":
+        return torch.cat((values, extra), dim=-1)
+    count = config.extra if config.extra_classes is None else config.extra_classes
+    return torch.cat((values, extra[..., :count].softmax(-1), extra[..., count:]), dim=-1)
 
 
 def _join(colour: Tensor, density: Tensor) -> Tensor:

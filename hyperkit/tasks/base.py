@@ -76,6 +76,11 @@ class Task(ABC):
         """
         return {"learning_rate": 1e-4, "batch_size": 16, "schedule": "constant"}
 
+    @classmethod
+    def finetuning_defaults(cls) -> dict[str, Any]:
+        """Return nested values that finetuning lays over a checkpoint's configuration, under what a user sets."""
+        return {}
+
     @abstractmethod
     def data(self) -> TrainingData:
         """Open the training data (made or packed on first use)."""

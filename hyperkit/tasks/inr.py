@@ -204,6 +204,11 @@ class INRTask(Task):
                 "Leave --views (data.views) out.",
             )
         known = cls.config_model.model_fields
+        if "features" in values and "features" not in known:
+            raise HyperkitError(
+                f"Features are distilled by the task 'segment', and this is {cls.name!r}.",
+                "Leave --features (features.name) out.",
+            )
         sections = ["backbone"]
         if values.get("target_kind", known["target_kind"].default) == known["target_kind"].default:
             sections.append("target")

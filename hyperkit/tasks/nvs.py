@@ -74,6 +74,11 @@ class NVSTask(PictureTask):
             )
         return data
 
+    @classmethod
+    def finetuning_defaults(cls) -> dict[str, Any]:
+        """Leave the start from the foreground out: it is for untrained fields."""
+        return {"data": {"foreground_epochs": 0.0}}
+
     def jitter(self, batch: Batch, rng: StepRandom) -> Tensor | None:
         """Return U[0, 1) for every sample of every ray."""
         if not self.config.renderer.jitter:
@@ -108,16 +113,18 @@ class NVSTask(PictureTask):
             "poses": torch.stack([sample["poses"] for sample in found]),
             "focal": torch.tensor([sample["focal"] for sample in found]),
             "framing": framing,
-            "fill": typical_fill(self._data.pairs("train", limit=64, views=1).batches(64), self.config.data.background),
+            "fill": typical_fill(
+                self._data.pairs("train", limit=64, views=1).contexts(64), self.config.data.background
+            ),
         }
 
 
-def typical_fill(batches: Iterable[Batch], background: str) -> float:
-    """Return the median share of the picture's side that the objects' longer extent takes, in [0.1, 1]."""
+def typical_fill(contexts: Iterable[Tensor], background: str) -> float:
+    """Return the median share of the side of pictures (B, V, 3, H, W) that the objects take, in [0.1, 1]."""
     empty = 1.0 if background == "white" else 0.0
     shares = []
-    for batch in batches:
-        for picture in batch.context[:, 0]:
+    for context in contexts:
+        for picture in context[:, 0]:
             inside = (picture - empty).abs().amax(0) > 0.02
             rows, columns = inside.any(1).nonzero(), inside.any(0).nonzero()
             if len(rows):

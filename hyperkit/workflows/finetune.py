@@ -15,7 +15,7 @@ from hyperkit.errors import HyperkitError
 from hyperkit.training.checkpoints import Checkpoint, load_checkpoint, restore_slim
 from hyperkit.training.progress import ProgressSink
 from hyperkit.training.run_directory import read_config
-from hyperkit.workflows.configure import from_stored
+from hyperkit.workflows.configure import find_task, from_stored
 from hyperkit.workflows.evaluate import RunResult
 from hyperkit.workflows.finetune_prompt import finetune_prompt, prompt_settings
 from hyperkit.workflows.load import find_checkpoint
@@ -34,7 +34,8 @@ def finetune(
     """Train on from a checkpoint, with the same loop as ``train``.
 
     The checkpoint's configuration holds but for the overrides; its (averaged) weights are the start, its optimizer
-    state is not used. The foreground-sampling start is for untrained fields and is left out unless set.
+    state is not used. Novel view synthesis leaves the start from the foreground, which is for untrained fields, out
+    unless it is set.
 
     Args:
         checkpoint: a file, or the folder of a run (its best checkpoint).
@@ -61,8 +62,7 @@ def finetune(
             f"{stored.config.get('task')!r}.",
             "Give --data DIR.",
         )
-    start = {"data": {"foreground_epochs": 0.0}} if "foreground_epochs" in stored.config["data"] else {}
-    changes = merge(start, overrides or {})
+    changes = merge(find_task(str(stored.config.get("task")), "finetune").finetuning_defaults(), overrides or {})
     _same_structure(file, stored.config, changes)
     task_cls, config = from_stored(stored.config, changes, "finetune")
     initial = _start(stored, config)
@@ -87,7 +87,14 @@ def _to_prompt(
 
 
 def _same_structure(file: Path, stored: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
-    for section, name in ((None, "algorithm"), (None, "target_kind"), ("backbone", "name")):
+    kept = (
+        (None, "algorithm"),
+        (None, "target_kind"),
+        ("backbone", "name"),
+        ("features", "name"),
+        ("features", "dims"),
+    )
+    for section, name in kept:
         before, after = ((v.get(section, {}) if section else v).get(name) for v in (stored, changes))
         if after is not None and after != before:
             key = f"{section}.{name}" if section else name

@@ -139,5 +139,4 @@ def test_typical_fill_is_the_longer_extent() -> None:
     context = torch.ones(3, 1, 3, 20, 20)
     context[0, 0, :, 5:9, 2:14] = 0.3  # 12 of 20 wide
     context[1, 0, :, 0:16, 4:6] = 0.3  # 16 of 20 high; the third is empty
-    batch = Batch(context, None, torch.zeros(3, 0, 3), ("a", "b", "c"))
-    assert typical_fill([batch], "white") == pytest.approx(0.7)
+    assert typical_fill([context], "white") == pytest.approx(0.7)
