@@ -37,7 +37,10 @@ def prepare_backbone(name: str, weights_out: str | Path | None = None) -> dict[s
     entry = find_entry(name)
     if not entry.pretrained or is_outside(entry):
         ready = ", ".join(known for known, other in NAMED.items() if other.pretrained)
-        raise HyperkitError(f"Backbone {name!r} has no pretrained weights to prepare.", f"Those that have: {ready}.")
+        own = "Pretrain it: hyperkit prepare backbone nano --pretrain dino. " if name == "nano" else ""
+        raise HyperkitError(
+            f"Backbone {name!r} has no pretrained weights to prepare.", f"{own}Those that have: {ready}."
+        )
     file = find_weights(entry)
     backbone = build_backbone(BackboneConfig(name=name, strategy="frozen")).eval()
     with torch.inference_mode():

@@ -43,6 +43,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
         ("nvs cars", "prepare nvs does not take a name."),
         ("metrics --data a", "prepare metrics does not take --data.\nIt takes no options but --json."),
         ("backbone clip --skip-bad", "prepare backbone does not take --skip-bad.\nAllowed: a name, --pretrain."),
+        ("backbone nano", "Pretrain it: hyperkit prepare backbone nano --pretrain dino."),
         ("backbone clip --steps 3", "prepare backbone does not take --steps."),
         (
             "backbone nano --pretrain dino --views 3",
