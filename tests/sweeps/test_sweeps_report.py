@@ -20,6 +20,7 @@ from scipy import stats
 from hyperkit.backbones.catalog import NAMED
 from hyperkit.sweeps.cell import Cell, Label
 from hyperkit.sweeps.curves import axes_to_plot, curves, error_scale, law_in_words
+from hyperkit.sweeps.document import relative
 from hyperkit.sweeps.layout import differences
 from hyperkit.sweeps.lines import names_of, references
 from hyperkit.sweeps.plots import plot_curves, plot_lines
@@ -219,7 +220,7 @@ def test_the_axes_size_and_family_make_curves_too_and_encoders_of_one_size_none(
     assert "two points, which leave no interval" in law_in_words(found[0], "psnr", "encoder_parameters")
     alike = [{"backbone": "clip"}, {"backbone": "dinov2"}]
     same = sweep_of(
-        tmp_path / "t", alike, lambda lb, s: 20.0, parameters=lambda lb: 86.2e6 if lb["backbone"] else 86.6e6
+        tmp_path / "t", alike, lambda lb, s: 20.0, parameters=lambda lb: 86.2e6 if lb["backbone"] == "clip" else 86.6e6
     )
     assert axes_to_plot(tidy_rows(same)) == []
 
@@ -314,6 +315,11 @@ def test_the_page_of_a_figure_stands_alone_and_its_links_lead_somewhere(
         assert note.replace("'", "&#x27;") in text
     assert sum("squared error ∝ data^" in line for line in text.splitlines()) >= 1
     assert set(paths) >= {"csv", "markdown", "html", "psnr_by_data_fraction", "ssim_by_data_fraction"}
+
+
+def test_addresses_are_relative_and_quoted() -> None:
+    assert relative(Path("/x/a b/cells/c#1.png"), Path("/x/a b")) == "cells/c%231.png"
+    assert relative(Path("/x/c 1.png"), Path("/x/a b")) == "../c%201.png"
 
 
 def test_both_reports_say_the_same_numbers_as_the_table(tmp_path: Path) -> None:
