@@ -1,4 +1,4 @@
-"""Makes or opens a sweep of fake cells and runs it, in a process that can be killed."""
+"""Makes or opens a sweep of fake cells and runs it, in a process that can be killed; JOBS may be "ray"."""
 
 import sys
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hyperkit.sweeps.cell import Cell
 from hyperkit.sweeps.local import LocalEngine
+from hyperkit.sweeps.ray_engine import RayEngine
 from hyperkit.sweeps.store import SweepDirectory
 
 FAKE = Path(__file__).parent / "sweeps_fake.py"
@@ -24,4 +25,8 @@ def fake_sweep(
 
 
 if __name__ == "__main__":
-    LocalEngine(fake_sweep(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])), jobs=int(sys.argv[4])).run()
+    made = fake_sweep(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    if sys.argv[4] == "ray":
+        RayEngine(made, poll=0.1).run()
+    else:
+        LocalEngine(made, jobs=int(sys.argv[4])).run()
