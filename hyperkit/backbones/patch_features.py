@@ -107,9 +107,7 @@ class PatchEncoder:
     def _backbone(self) -> Backbone:
         if not is_outside(find_entry(self.config.name)):
             self.require()
-        with torch.random.fork_rng(
-            devices=()
-        ):  # fresh parameters, overwritten, would take numbers from a training step
+        with torch.random.fork_rng(devices=()):  # what is overwritten would take numbers from a training step
             backbone = build_backbone(self._settings)
         return backbone.eval().requires_grad_(False).to(self.device)
 

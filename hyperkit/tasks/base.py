@@ -77,6 +77,15 @@ class Task(ABC):
         return {"learning_rate": 1e-4, "batch_size": 16, "schedule": "constant"}
 
     @classmethod
+    def require(cls, config: Any) -> None:
+        """Find (or fetch) the pretrained weights that training anew needs, before data is made.
+
+        Raises:
+            HyperkitError: they cannot be had; raised within seconds.
+        """
+        return
+
+    @classmethod
     def finetuning_defaults(cls) -> dict[str, Any]:
         """Return nested values that finetuning lays over a checkpoint's configuration, under what a user sets."""
         return {}

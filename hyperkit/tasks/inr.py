@@ -15,7 +15,7 @@ from pydantic import SerializeAsAny, create_model
 from torch import Tensor, nn
 
 from hyperkit.adapt import Observations, TTOConfig, optimise_on
-from hyperkit.backbones import BackboneConfig, build_backbone, paper_defaults, resolve_strategy
+from hyperkit.backbones import BackboneConfig, build_backbone, paper_defaults, require_weights, resolve_strategy
 from hyperkit.backbones.catalog import NAMED, modality_of
 from hyperkit.config import PartConfig, merge
 from hyperkit.contracts import Batch, Rendered, Scores, Signal, TargetParams
@@ -254,6 +254,11 @@ class INRTask(Task):
                 f"objective.loss=nll needs a deviation, and {config.algorithm!r} gives none.",
                 "Choose --algorithm ponp, or --set target.deviation=true.",
             )
+
+    @classmethod
+    def require(cls, config: Any) -> None:
+        """Find (or fetch) the weights of the backbone."""
+        require_weights(config.backbone)
 
     @classmethod
     def training_defaults(cls, config: Any, from_checkpoint: bool) -> dict[str, Any]:

@@ -95,6 +95,13 @@ class SegmentTask(NVSTask):
         PatchEncoder.check(config.features)
 
     @classmethod
+    def require(cls, config: Any) -> None:
+        """Find (or fetch) the weights of the backbone, and of the encoder whose features are distilled."""
+        super().require(config)
+        if config.features.wanted:
+            PatchEncoder(config.features).require()
+
+    @classmethod
     def finetuning_defaults(cls) -> dict[str, Any]:
         """Keep the share of rays from the foreground: parts are learned by it throughout."""
         return {}

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperkit.backbones.build import require_weights
 from hyperkit.errors import HyperkitError
 from hyperkit.metrics.catalogue import CATALOGUE
 from hyperkit.reports.plots import training_curves
@@ -80,7 +79,7 @@ def run_training(
         initial: state dict to start from.
     """
     if initial is None and not (out is not None and (Path(out) / "checkpoints" / "last.pt").is_file()):
-        require_weights(config.backbone)  # what is missing is said at once, before data is made
+        task_cls.require(config)  # what is missing is said at once, before data is made
     plain = config.model_dump(mode="json")
     with open_run(task_cls, plain, out, must_exist) as run:
         task = task_cls(config, config.training.seed)

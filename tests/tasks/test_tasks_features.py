@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 
+from hyperkit.config import merge
 from hyperkit.contracts import Rays, Rendered, Scores, TargetParams
 from hyperkit.data.feature_maps import Basis, FeatureBasis
 from hyperkit.data.parts import Parts
@@ -218,6 +219,20 @@ def test_finetuning_keeps_the_components_and_the_share_of_the_foreground(run: Ru
     assert torch.equal(basis_of(result).components, basis_of(run).components)
     with pytest.raises(HyperkitError, match=r"keeps the features\.name"):
         finetune(run.run, overrides={"features": {"name": "dino"}}, out=tmp_path / "g")
+
+
+def test_a_missing_encoder_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERKIT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(HyperkitError, match=r"--features vit_nano: .*gone\.pt does not exist"):
+        train("segment", recipe="debug", overrides=settings(tmp_path / "gone.pt"), out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_finetuning_leaves_the_start_from_the_foreground_out_where_it_is_a_start() -> None:
+    for task, kept in (("segment", 1000), ("nvs", 0)):
+        task_cls, config = from_recipe(task, "quickstart", {"data": {"foreground_epochs": 1000}}, "train")
+        stored = config.model_dump(mode="json")
+        assert merge(stored, task_cls.finetuning_defaults())["data"]["foreground_epochs"] == kept
 
 
 def test_other_tasks_distil_nothing() -> None:
