@@ -17,7 +17,6 @@ from hyperkit.metrics.catalogue import CATALOGUE
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 TRAIN, OTHERS, GREY = "#4c78a8", ("#e4572e", "#59a14f", "#b07aa1"), "#6b6b6b"
-PLACES = {"loss": "upper right", "psnr": "lower right"}
 DASHES = ((0, (5, 3)), (0, (1.5, 2)), (0, (5, 2, 1, 2)))
 
 
@@ -96,7 +95,9 @@ def training_curves(
         _panel(axes, records, splits, name)
         if name == metric:
             _constant_lines(axes, constants or {}, metric)
-        axes.legend(frameon=False, fontsize=8.5, loc=PLACES.get(name, "best"))
+            if not CATALOGUE[metric].unit:  # a share means something against 0
+                axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, fontsize=8.5, loc="upper right" if name == "loss" else "lower right")
     if title:
         figure.suptitle(title, fontsize=11)
     with atomic_path(out_png) as temporary:
