@@ -16,6 +16,7 @@ from hyperkit.cli.finetune import finetune
 from hyperkit.cli.options import is_follower
 from hyperkit.cli.prepare import prepare
 from hyperkit.cli.render import render
+from hyperkit.cli.scale_sweep import scale_sweep
 from hyperkit.cli.train import train
 from hyperkit.errors import HyperkitError
 
@@ -50,6 +51,7 @@ for command, summary in (
     (finetune, "Go on from a checkpoint on other data or with another strategy."),
     (evaluate, "Measure a checkpoint on held-out items, per class."),
     (render, "Render an object, a picture or a sound; weights too."),
+    (scale_sweep, "Run a grid of trainings: a paper's table or figure."),
 ):
     app.command(short_help=summary)(command)
 

@@ -21,8 +21,11 @@ from hyperkit.sweeps.published import Published
 
 Scale = Literal["debug", "quick", "paper"]
 
-NANO_DINO, NANO_MAE = "nano-dino", "nano-mae"
-"""The small backbones that stand for large pretrained ones at the scales debug and quick."""
+NANO, NANO_MAE, NANO_DINO = "nano", "nano-mae", "nano-dino"
+"""The small backbone that stands for large ones at the scales debug and quick: with fresh weights, and pretrained.
+
+Where one pretrained backbone is enough, it is ``NANO_MAE``, the better of the two.
+"""
 
 _STRATEGIES = ("random", "frozen", "lora", "finetune")
 _FRACTIONS = (0.01, 0.1, 0.2, 0.5, 1.0)
@@ -84,13 +87,17 @@ def _small(scale: Scale) -> str:
     return "debug" if scale == "debug" else "quickstart"
 
 
+def _nano(strategy: str) -> str:
+    return NANO if strategy == "random" else NANO_MAE
+
+
 def _table1(scale: Scale) -> Iterable[Line]:
     if scale == "paper":
         for row in published.TABLE1:
             yield Line(row.labels, f"paper/nvs-{row.labels['backbone']}", beside=row.labels)
         return
     for name, strategy, beside in (
-        (NANO_DINO, "random", "random"),
+        (NANO, "random", "random"),
         (NANO_MAE, "finetune", "mae"),
         (NANO_DINO, "finetune", "dino"),
     ):
@@ -101,7 +108,7 @@ def _table1(scale: Scale) -> Iterable[Line]:
 
 def _table8(scale: Scale) -> Iterable[Line]:
     for strategy in _STRATEGIES:
-        labels: dict[str, Label] = {"backbone": "dino" if scale == "paper" else NANO_DINO, "strategy": strategy}
+        labels: dict[str, Label] = {"backbone": "dino" if scale == "paper" else _nano(strategy), "strategy": strategy}
         recipe = f"paper/nvs-dino-{strategy}" if scale == "paper" else _small(scale)
         changes = {} if scale == "paper" else {"backbone": _named(labels)}
         yield Line(labels, recipe, changes, {"strategy": strategy})
@@ -114,7 +121,7 @@ def _table9(scale: Scale, strategies: Sequence[str] = _STRATEGIES) -> Iterable[L
             if scale == "paper":
                 yield Line({"backbone": "dinov2", **beside}, f"paper/nvs-table9-{unseen}-{strategy}", beside=beside)
                 continue
-            labels: dict[str, Label] = {"backbone": NANO_DINO, **beside}
+            labels: dict[str, Label] = {"backbone": _nano(strategy), **beside}
             data = {"classes": [name for name in _CLASSES if name != unseen], "test_classes": [unseen]}
             yield Line(labels, _small(scale), {"backbone": _named(labels), "data": data}, beside)
 
@@ -130,7 +137,7 @@ def _table4(scale: Scale) -> Iterable[Line]:
             if scale == "paper":
                 yield Line({"backbone": "dinov2", **beside}, f"paper/nvs-table4-{algorithm}-{strategy}", beside=beside)
                 continue
-            labels: dict[str, Label] = {"backbone": NANO_DINO, **beside}
+            labels: dict[str, Label] = {"backbone": _nano(strategy), **beside}
             yield Line(labels, _small(scale), {"backbone": _named(labels), "algorithm": algorithm}, beside)
 
 
@@ -140,7 +147,7 @@ def _table5(scale: Scale) -> Iterable[Line]:
             yield Line(row.labels, f"paper/audio-table5-{name}", beside=row.labels)
         return
     for strategy in ("random", "frozen", "finetune"):
-        labels: dict[str, Label] = {"backbone": f"mel:{NANO_DINO}", "strategy": strategy}
+        labels: dict[str, Label] = {"backbone": f"mel:{_nano(strategy)}", "strategy": strategy}
         beside: dict[str, Label] = {"backbone": "whisper-base", "strategy": strategy}
         yield Line(labels, _small(scale), {"backbone": _named(labels), "algorithm": "ipc"}, beside)
 
@@ -148,7 +155,7 @@ def _table5(scale: Scale) -> Iterable[Line]:
 def _figure2(scale: Scale) -> Iterable[Line]:
     for strategy in ("random", "finetune"):
         for fraction in _FRACTIONS:
-            backbone = "dinov2" if scale == "paper" else NANO_DINO
+            backbone = "dinov2" if scale == "paper" else _nano(strategy)
             labels: dict[str, Label] = {"backbone": backbone, "strategy": strategy, "data_fraction": fraction}
             if scale == "paper":
                 yield Line(labels, f"paper/nvs-figure2-{round(100 * fraction):03d}-{strategy}")
@@ -159,8 +166,8 @@ def _figure2(scale: Scale) -> Iterable[Line]:
 
 def _figure3(scale: Scale) -> Iterable[Line]:
     if scale != "paper":
-        plain = [("random", FAMILIES["random"][size]) for size in ("nano", "tiny", "small")]
-        for family, name in (*plain, (NANO_DINO, NANO_DINO)):
+        plain = [("random", FAMILIES["random"][size]) for size in ("tiny", "small")]
+        for family, name in (("random", NANO), *plain, (NANO_MAE, NANO_MAE)):
             strategy = "random" if family == "random" else "finetune"
             labels: dict[str, Label] = {"family": family, "backbone": name, "strategy": strategy}
             yield Line(labels, _small(scale), {"backbone": _named(labels)})
@@ -317,9 +324,8 @@ def study_cells(
 
 def _not_there(name: str | None) -> str | None:
     plain = (name or "").removeprefix("mel:")
-    return (
-        f"this version of hyperkit has no backbone {plain}" if plain in {NANO_DINO, NANO_MAE} - NAMED.keys() else None
-    )
+    absent = plain in {NANO_DINO, NANO_MAE} - NAMED.keys()
+    return f"this version of hyperkit has no backbone {plain}" if absent else None
 
 
 def about(study: Study, scale: Scale) -> dict[str, Any]:

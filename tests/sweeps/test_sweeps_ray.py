@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -12,14 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sweeps_driver import fake_sweep
 
 from hyperkit.errors import HyperkitError, RunInterrupted
-from hyperkit.sweeps import ray_cell, ray_engine
+from hyperkit.sweeps import ray_cell, ray_driver, ray_engine
 from hyperkit.sweeps.local import LocalEngine
+from hyperkit.sweeps.ray_driver import Driver
 from hyperkit.sweeps.ray_engine import RayEngine
 from hyperkit.sweeps.state import CellFolder
 from hyperkit.sweeps.store import SweepDirectory
@@ -267,6 +270,74 @@ def test_what_cannot_work_is_said_at_once(tmp_path: Path, nodes: TwoNodes) -> No
         RayEngine(sweep, address=nodes.address, devices_per_cell=3, poll=0.1).run()
     with pytest.raises(HyperkitError, match=r"no Ray cluster at 127\.0\.0\.1:1: .*refused.*\n.*ray start --head"):
         RayEngine(sweep, address="127.0.0.1:1", poll=0.1).run()
+
+
+class StubRay:
+    """Stands for Ray where a real cluster would need minutes, or another machine."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+        class RayTaskError(RayError):
+            pass
+
+    def __init__(self, ends: list[Any], fitting: int = 10**9) -> None:
+        self.ends, self.fitting, self.given = ends, fitting, {}  # type: ignore[var-annotated]
+        self.cancelled: list[object] = []
+
+    def remote(self, function: Any) -> Any:
+        submit = SimpleNamespace(remote=lambda *_: object())
+        return SimpleNamespace(options=lambda **given: self.given.update(given) or submit)
+
+    def wait(self, tasks: list[object], num_returns: int, timeout: float) -> tuple[list[object], list[object]]:
+        return (tasks if self.ends else []), []
+
+    def get(self, task: object) -> Any:
+        end = self.ends.pop(0)
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    def cancel(self, task: object, force: bool = False) -> None:
+        self.cancelled.append(task)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        self.fitting -= 1
+        return [{"Alive": self.fitting >= 0, "Resources": {"CPU": 8.0, "GPU": 2.0}}]
+
+
+def test_what_nodes_report_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+
+    def serve(ray: StubRay, orders: int = 1) -> None:
+        told.clear()
+        waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for number in range(orders):
+            waiting.put({"run": f"/sweep/{number}", "threads": 4})
+        for _ in range(5):
+            waiting.put({})
+        waiting.put(None)
+        Driver(ray, 2, told.append).serve(waiting)
+
+    ray = StubRay([(0, ""), StubRay.exceptions.RayError("The node died.\nIt was old.")])
+    serve(ray, 2)
+    assert told == [{"ended": "/sweep/0", "code": 0}, {"lost": "/sweep/1", "why": "The node died."}]
+    assert (ray.given["num_cpus"], ray.given["num_gpus"], ray.given["max_retries"]) == (4, 2, 0)
+    with pytest.raises(HyperkitError, match="The node far has another"):
+        serve(StubRay([(-1, "The node far has another hyperkit.")]))
+    error = StubRay.exceptions.RayTaskError("Traceback\nModuleNotFoundError: No module named 'hyperkit'")
+    with pytest.raises(HyperkitError, match=r"No module named 'hyperkit'\nEvery node needs"):
+        serve(StubRay([error]))
+    with pytest.raises(HyperkitError, match="can take a cell of 4 CPUs and 2 GPUs; it has no node"):
+        serve(StubRay([], fitting=0))
+    # a cluster that had a node may be without one for a while
+    monkeypatch.setattr(ray_driver, "_LOOK_SECONDS", 0.0)
+    serve(ray := StubRay([], fitting=1))
+    assert len(ray.cancelled) == 1
+    monkeypatch.setattr(ray_driver, "_NODES_PATIENCE", 0.0)
+    with pytest.raises(HyperkitError, match="it has no node"):
+        serve(StubRay([], fitting=1))
 
 
 def test_bad_arguments_and_a_missing_ray_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

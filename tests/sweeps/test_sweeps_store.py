@@ -31,7 +31,9 @@ def test_resolved_settings_are_compared_where_they_are_known(tmp_path: Path) -> 
     saved_oftener = replace(known, parameters={"training": {"steps": 10, "save_every": 1}, "algorithm": "ipc"})
     assert len(SweepDirectory.create(tmp_path / "sweep", [saved_oftener]).entries()) == 1
     with pytest.raises(HyperkitError, match="algorithm: 'ipc' -> 'ponp'"):
-        SweepDirectory.create(tmp_path / "sweep", [replace(known, parameters={**known.parameters, "algorithm": "ponp"})])
+        SweepDirectory.create(
+            tmp_path / "sweep", [replace(known, parameters={**known.parameters, "algorithm": "ponp"})]
+        )
 
 
 def test_a_cell_that_became_possible_takes_the_place_of_one_that_was_not(tmp_path: Path) -> None:
