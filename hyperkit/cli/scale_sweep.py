@@ -37,7 +37,6 @@ def scale_sweep(
         str | None, typer.Option("--recipe", help="Without a study: what all cells start from; quickstart.")
     ] = None,
     data: o.DataOption = None,
-    weights: o.WeightsOption = None,
     steps: o.StepsOption = None,
     max_time: Annotated[
         str | None, typer.Option("--max-time", metavar="TIME", help="Of each cell's training: 90s, 10m, 1h30m.")
@@ -95,9 +94,7 @@ def scale_sweep(
         scale=scale,
         axes=axes or (),
         recipe=recipe,
-        overrides=o.overrides(
-            assignments, weights=weights, steps=steps, max_time=max_time, device=device, precision=precision
-        ),
+        overrides=o.overrides(assignments, steps=steps, max_time=max_time, device=device, precision=precision),
         seeds=seeds,
         threads=threads,
         devices_per_cell=devices_per_cell,

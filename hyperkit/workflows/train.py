@@ -106,13 +106,18 @@ def open_run(
     return RunDirectory.open(out or "", plain) if must_exist else RunDirectory.create(out, task_cls.name, plain)
 
 
-def report(run: RunDirectory, fitted: FitResult) -> RunResult:
-    """Evaluate the best checkpoint of a finished run on the test split, and write tables and pictures."""
+def report(run: RunDirectory, fitted: FitResult, limit: int | None = None) -> RunResult:
+    """Evaluate the best checkpoint of a finished run on the test split, and write tables and pictures.
+
+    Args:
+        run, fitted: the run.
+        limit: evaluate at most so many items.
+    """
     loaded = open_checkpoint(run.best if run.best.is_file() else run.last, verb="evaluate")
     task, predictor = loaded.task, loaded.predictor
     _LOG.info("evaluating %s on the test split", loaded.path.name)
-    items = task.data().pairs("test", batch_size=loaded.config.evaluation.batch_size)
-    measured = measure(task, predictor, items, "test")
+    items = task.data().pairs("test", batch_size=loaded.config.evaluation.batch_size, limit=limit)
+    measured = measure(task, predictor, items, "test", limit=limit)
     results = measured.results
     results |= {
         "evaluation_seconds": results["seconds"],
