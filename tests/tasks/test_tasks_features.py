@@ -188,12 +188,10 @@ def test_evaluation_elsewhere_measures_along_the_checkpoints_components(
     run: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HYPERKIT_CACHE", str(tmp_path / "another"))
-    again = evaluate(run.run, limit=3, out=tmp_path / "e")
-    here = evaluate(run.run, limit=3, out=tmp_path / "h")
-    assert again.results["test"]["all"]["feature_error"] == here.results["test"]["all"]["feature_error"]
-    # of other training objects the components would be others
-    few = evaluate(run.run, overrides={"data": {"train_fraction": 0.3}}, limit=3, out=tmp_path / "f")
-    assert few.results["test"]["all"]["feature_error"] == here.results["test"]["all"]["feature_error"]
+    # of fewer training objects the components would be others
+    again = evaluate(run.run, overrides={"data": {"train_fraction": 0.3}}, out=tmp_path / "e")
+    for name in ("feature_error", "feature_explained"):
+        assert again.results["test"]["all"][name] == pytest.approx(run.results["test"]["all"][name], abs=1e-9)
     assert not list((tmp_path / "another" / "features").glob("*/basis.npy"))
 
 
