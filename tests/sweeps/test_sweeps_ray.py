@@ -105,9 +105,9 @@ def test_a_node_killed_mid_cell_costs_nothing_but_time_and_the_table_is_the_loca
     (tmp_path / "here").mkdir()
     (tmp_path / "ray").mkdir()
     fates = ["ends well", "ends well", "fails"]
-    here = fake_sweep(tmp_path / "here" / "sweep", 4, work=0.1, fates=fates)
+    here = fake_sweep(tmp_path / "here" / "sweep", 3, work=0.1, fates=fates)
     LocalEngine(here, jobs=2).run()
-    sweep = fake_sweep(tmp_path / "ray" / "sweep", 4, work=2.0, fates=fates)
+    sweep = fake_sweep(tmp_path / "ray" / "sweep", 3, work=4.0, fates=fates)
     lost: list[CellFolder] = []
 
     def on_second() -> bool:
@@ -120,20 +120,20 @@ def test_a_node_killed_mid_cell_costs_nothing_but_time_and_the_table_is_the_loca
 
     RayEngine(sweep, address=nodes.address, watch=once(nodes.kill_second, on_second), poll=0.1).run()
     nodes.second = nodes.cluster.add_node(num_cpus=1)
-    assert sweep.counts() == here.counts() == {"done": 3, "failed": 1}
+    assert sweep.counts() == here.counts() == {"done": 2, "failed": 1}
     assert numbers(sweep) == numbers(here)
     (folder,) = lost
     assert folder.state()["attempt"] == 2
     assert [line["event"] for line in folder.history()] == ["started", "put back", "started", "done"]
     finished = how_often(tmp_path / "ray", "finished")
-    assert finished == {0: 1, 1: 1, 3: 1}
+    assert finished == {0: 1, 1: 1}
     assert sum(how_often(tmp_path / "ray", "saved").values()) == 1  # the training was told, and went on from there
     assert {f.result()["threads"] for f in sweep.folders() if f.status() == "done"} == {"1"}  # type: ignore[index]
 
 
 @needs_ray
 def test_cells_whose_guard_or_task_is_killed_save_their_state_and_go_on(tmp_path: Path, nodes: TwoNodes) -> None:
-    sweep = fake_sweep(tmp_path / "sweep", 2, work=1.5)
+    sweep = fake_sweep(tmp_path / "sweep", 2, work=4)
     first, second = sweep.folders()
 
     def kill() -> None:
@@ -142,7 +142,7 @@ def test_cells_whose_guard_or_task_is_killed_save_their_state_and_go_on(tmp_path
         os.kill(chain(second)[2], signal.SIGKILL)
 
     def both_run() -> bool:
-        return sum(how_often(tmp_path, "started").values()) == 2
+        return len(events(tmp_path)) == 2 and sweep.counts() == {"running": 2}
 
     RayEngine(sweep, address=nodes.address, watch=once(kill, both_run), poll=0.1).run()
     for folder in (first, second):
@@ -208,7 +208,7 @@ def test_a_killed_engine_or_link_to_ray_goes_on_and_runs_no_finished_cell_twice(
     (link,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
     os.kill(link, signal.SIGKILL)
     assert process.wait(timeout=30) == 1
-    assert driver(place, nodes.address).wait(timeout=60) == 0
+    LocalEngine(SweepDirectory.open(place), jobs=2).run()  # the engines may change
     assert SweepDirectory.open(place).counts() == {"done": 4}
     assert how_often(tmp_path, "finished") == dict.fromkeys(range(4), 1)
     for seed, folder in enumerate(SweepDirectory.open(place).folders()):
