@@ -67,8 +67,9 @@ def scale_sweep(
         int, typer.Option("--threads", metavar="N", min=1, help="CPU threads of each cell; one repeats bit for bit.")
     ] = 1,
     devices_per_cell: Annotated[
-        int, typer.Option("--devices-per-cell", metavar="N", min=1, help="GPUs of each cell.")
-    ] = 1,
+        int | None,
+        typer.Option("--devices-per-cell", metavar="N", min=1, help="GPUs of each cell; one where there are any."),
+    ] = None,
     ray_address: Annotated[
         str | None,
         typer.Option("--ray-address", metavar="HOST:PORT", help="ray: the cluster; RAY_ADDRESS, or this machine."),

@@ -40,18 +40,20 @@ class Driver:
 
     Args:
         ray: the module.
-        devices: GPUs of each cell.
+        devices: GPUs of each cell; None: one where the cluster has any.
         tell: takes the answers.
     """
 
-    def __init__(self, ray: Any, devices: int, tell: Any) -> None:
-        self.ray, self.devices, self.tell = ray, devices, tell
+    def __init__(self, ray: Any, devices: int | None, tell: Any) -> None:
+        self.ray, self.tell = ray, tell
+        any_there = any(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
+        self.devices = int(any_there) if devices is None else devices
         self._tasks: dict[Any, Message] = {}
         self._patience = 0.0
         self._unfit_since: float | None = None
         self._next_look = 0.0
         environment = {name: value for name, value in os.environ.items() if name.startswith("HYPERKIT_")}
-        if devices == 0:
+        if self.devices == 0:
             environment["CUDA_VISIBLE_DEVICES"] = ""  # what a cell does not ask for it must not use
         self._arguments = (__version__, os.getcwd(), environment)
         self._remote = ray.remote(run_on_node)

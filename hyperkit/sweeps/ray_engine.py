@@ -39,7 +39,7 @@ class RayEngine(Engine):
         sweep: the sweep; its folder must have the same path on all nodes.
         address: of the cluster, HOST:PORT or "auto". None: what the variable RAY_ADDRESS says, and without it a
             cluster of this machine, that ends with the sweep.
-        devices_per_cell: GPUs of each cell.
+        devices_per_cell: GPUs of each cell; None: one where the cluster has any.
         retries: how often a cell is tried again whose node died.
         watch: called now and then with the sweep, for a live table.
         poll: seconds between looks.
@@ -54,13 +54,13 @@ class RayEngine(Engine):
         sweep: SweepDirectory,
         *,
         address: str | None = None,
-        devices_per_cell: int = 0,
+        devices_per_cell: int | None = None,
         retries: int = 3,
         watch: Callable[[SweepDirectory], None] | None = None,
         poll: float = 0.5,
     ) -> None:
         super().__init__(sweep, watch, poll, retries)
-        if devices_per_cell < 0 or retries < 0:
+        if (devices_per_cell or 0) < 0 or retries < 0:
             raise ValueError(f"devices_per_cell and retries must not be negative: {devices_per_cell}, {retries}")
         if importlib.util.find_spec("ray") is None:
             raise HyperkitError("Ray is not installed.", "pip install 'hyperkit[ray]', or use --engine local.")

@@ -39,7 +39,7 @@ def write_report(sweep: SweepDirectory) -> dict[str, Path]:
         sweep: the sweep.
 
     Returns:
-        "csv", "parquet" where pyarrow is installed, "markdown", "html", and the name of each plot -> path.
+        "csv", "parquet", "markdown", "html", and the name of each plot -> path.
 
     Raises:
         RunFailed: the disk is full or the folder cannot be written.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
-import importlib.util
 import io
 import math
 import statistics
@@ -64,10 +62,10 @@ def _number(text: str) -> float | None:
 
 
 def write_table(sweep: SweepDirectory) -> dict[str, Path]:
-    """Write ``table.csv``, and ``table.parquet`` where pyarrow is installed, into the sweep's folder.
+    """Write ``table.csv`` and ``table.parquet`` into the sweep's folder.
 
     Returns:
-        "csv", and "parquet" where it was written -> path.
+        "csv" and "parquet" -> path.
 
     Raises:
         RunFailed: the disk is full or the folder cannot be written.
@@ -78,27 +76,27 @@ def write_table(sweep: SweepDirectory) -> dict[str, Path]:
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows([{k: "" if v is None else v for k, v in row.items()} for row in rows])
-    paths = {"csv": sweep.path / "table.csv"}
+    paths = {"csv": sweep.path / "table.csv", "parquet": sweep.path / "table.parquet"}
     write_text(paths["csv"], buffer.getvalue())
-    if importlib.util.find_spec("pyarrow") is not None:
-        paths["parquet"] = _write_parquet(rows, columns, sweep.path / "table.parquet")
+    _write_parquet(rows, columns, paths["parquet"])
     return paths
 
 
-def _write_parquet(rows: Sequence[Row], columns: Sequence[str], path: Path) -> Path:
-    arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+def _write_parquet(rows: Sequence[Row], columns: Sequence[str], path: Path) -> None:
+    import pyarrow  # type: ignore[import-untyped]
+    from pyarrow import parquet  # type: ignore[import-untyped]
+
     numbers = {"value", "n", "standard_error"}
     content = {}
     for name in columns:
         values = [row[name] for row in rows]
         kinds = {type(v) for v in values if v is not None}
         if name in numbers or kinds <= {int, float}:  # a column has one type: of the axis "1, 0.1" too
-            content[name] = arrow.array([None if v is None else float(v) for v in values], arrow.float64())
+            content[name] = pyarrow.array([None if v is None else float(v) for v in values], pyarrow.float64())
         else:
-            content[name] = arrow.array([None if v is None else str(v) for v in values], arrow.string())
+            content[name] = pyarrow.array([None if v is None else str(v) for v in values], pyarrow.string())
     with atomic_path(path) as temporary:
-        parquet.write_table(arrow.table(content), temporary)
-    return path
+        parquet.write_table(pyarrow.table(content), temporary)
 
 
 @dataclass(frozen=True)

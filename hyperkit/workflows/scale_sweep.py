@@ -53,7 +53,7 @@ def plan_sweep(
     overrides: Mapping[str, Any] | None = None,
     seeds: int = 1,
     threads: int = 1,
-    devices_per_cell: int = 1,
+    devices_per_cell: int | None = None,
     data: str | None = None,
     out: str | os.PathLike[str] | None = None,
     reuse: Sequence[str | os.PathLike[str]] = (),
@@ -70,7 +70,7 @@ def plan_sweep(
         overrides: nested values laid over all cells.
         seeds: runs of each cell, with the seeds 0, 1, ...
         threads: CPU threads of each run. They belong to the cell: sums depend on them in their last bits.
-        devices_per_cell: GPUs of each run.
+        devices_per_cell: GPUs of each run; None: one where there are any.
         data: folder of the data; built-in by default.
         out: folder of the sweep; ``runs/sweep-...`` after the study or the axes by default. What is there goes on.
         reuse: folders of sweeps whose finished runs of the same settings are not run again.
@@ -79,10 +79,10 @@ def plan_sweep(
     Raises:
         HyperkitError: neither or both of study and grid, an unknown name, or a cell whose configuration is not valid.
     """
-    if threads < 1 or devices_per_cell < 1 or seeds < 1:
+    if threads < 1 or (devices_per_cell or 1) < 1 or seeds < 1:
         raise HyperkitError("--seeds, --threads and --devices-per-cell are at least 1.")
     common = dict(overrides or {})
-    if devices_per_cell > 1:
+    if (devices_per_cell or 1) > 1:
         common = merge(common, {"training": {"devices": devices_per_cell}})
     _check_asked(task, study, scale, axes, recipe)
     folders = [SweepDirectory.open(path).path for path in reuse]
@@ -194,7 +194,7 @@ def scale_sweep(
     engine: str = "local",
     jobs: int | None = None,
     ray_address: str | None = None,
-    devices_per_cell: int = 1,
+    devices_per_cell: int | None = None,
     retry_failed: bool = False,
     watch: Watch | None = None,
 ) -> SweepResult:
@@ -205,7 +205,7 @@ def scale_sweep(
         engine: "local", a process per cell on this machine, or "ray", a task per cell on a Ray cluster.
         jobs: local: cells at a time; None: as many as do not slow each other.
         ray_address: ray: of the cluster; None: the one that RAY_ADDRESS names, else one on this machine.
-        devices_per_cell: GPUs of each run.
+        devices_per_cell: GPUs of each run; None: one where there are any.
         retry_failed: run those again that failed before.
         watch: called now and then with the sweep.
 
@@ -224,11 +224,9 @@ def scale_sweep(
         if engine == "ray":
             from hyperkit.sweeps.ray_engine import RayEngine
 
-            cards = devices_per_cell if visible_gpus() or devices_per_cell > 1 else 0
-            RayEngine(sweep, address=ray_address, devices_per_cell=cards, watch=watch).run(retry_failed)
+            RayEngine(sweep, address=ray_address, devices_per_cell=devices_per_cell, watch=watch).run(retry_failed)
         else:
-            run = local_engine(sweep, jobs, devices_per_cell, watch)
-            run.run(retry_failed)
+            local_engine(sweep, jobs, devices_per_cell, watch).run(retry_failed)
     finally:
         files = write_report(sweep)
     return SweepResult(sweep, files, {str(name): count for name, count in sweep.counts().items()})
@@ -243,7 +241,7 @@ def open_sweep(plan: Plan) -> SweepDirectory:
 
 
 def local_engine(
-    sweep: SweepDirectory, jobs: int | None, devices_per_cell: int, watch: Watch | None = None
+    sweep: SweepDirectory, jobs: int | None, devices_per_cell: int | None, watch: Watch | None = None
 ) -> LocalEngine:
     """Return the engine of this machine, which shares out its GPUs where it has some.
 
@@ -251,13 +249,14 @@ def local_engine(
         HyperkitError: there are too few GPUs, or ``jobs`` is less than 1.
     """
     devices = visible_gpus()
-    if devices_per_cell > max(1, len(devices)):
+    if devices_per_cell is not None and devices_per_cell > len(devices):
         raise HyperkitError(
-            f"--devices-per-cell {devices_per_cell}: this machine has {len(devices)} GPUs.", "Give at most as many."
+            f"--devices-per-cell {devices_per_cell}: this machine has {len(devices)} GPUs.",
+            "Give at most as many, or leave it out.",
         )
     if jobs is not None and jobs < 1:
         raise HyperkitError(f"--jobs {jobs} is less than 1.")
-    return LocalEngine(sweep, jobs=jobs, devices=devices, devices_per_cell=devices_per_cell, watch=watch)
+    return LocalEngine(sweep, jobs=jobs, devices=devices, devices_per_cell=devices_per_cell or 1, watch=watch)
 
 
 def visible_gpus() -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 from scipy import stats
 
 from hyperkit.errors import HyperkitError
@@ -81,17 +82,11 @@ def test_the_table_has_every_number_in_a_row_of_its_own(tmp_path: Path) -> None:
 
 
 def test_parquet_holds_the_same(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
     sweep = finished(tmp_path)
     read = parquet.read_table(write_table(sweep)["parquet"]).to_pylist()
     assert [{k: v for k, v in row.items() if k != "seed"} for row in read] == [
         {k: v for k, v in row.items() if k != "seed"} for row in tidy_rows(sweep)
     ]
-
-
-def test_without_pyarrow_there_is_a_csv_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert set(write_table(finished(tmp_path))) == {"csv"}
 
 
 def test_means_and_deviations_are_over_the_seeds_that_are_there(tmp_path: Path) -> None:
