@@ -38,6 +38,7 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
         "base": "random",
         "large": "timm:vit_large_patch16_224",
     },
+    "nano-mae": {"nano": "nano-mae"},
     "mae": {"base": "mae", "large": "mae-large"},
     "supervised": {
         "tiny": "supervised-tiny",
@@ -57,7 +58,8 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
         "large": "whisper-large",
     },
 }
-"""Family -> size -> backbone. "random" is the plain ViT of that size with fresh weights."""
+"""Family -> size -> backbone. "random" is the plain ViT of that size with fresh weights. nano-dino and nano-mae are
+families of their own: they share a method with dino and mae, but neither the pictures nor the length of training."""
 
 Resolver = Callable[[Cell], Mapping[str, Any]]
 
