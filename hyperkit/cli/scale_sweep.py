@@ -84,7 +84,7 @@ def scale_sweep(
 
     \b
     hyperkit scale-sweep --study table1 --scale debug
-    hyperkit scale-sweep nvs --axis backbone=random,nano-dino --axis data_fraction=0.1,1 --seeds 3 --dry-run
+    hyperkit scale-sweep nvs --axis backbone=nano,nano-mae --axis data_fraction=0.1,1 --seeds 3 --dry-run
     hyperkit scale-sweep --study figure2 --scale paper --data shapenet --engine ray --ray-address auto
     """
     from hyperkit.workflows import scale_sweep as work
@@ -104,26 +104,19 @@ def scale_sweep(
         reuse=reuse or (),
         command=shlex.join(["hyperkit", *sys.argv[1:]]),
     )
+    resources = work.Resources(engine, jobs, ray_address, devices_per_cell)
     if dry_run:
         from hyperkit.cli.bars import CountedProgress
         from hyperkit.workflows.estimate_sweep import estimate
 
-        estimated = estimate(plan, jobs, CountedProgress("kinds of cells measured"))
+        estimated = estimate(plan, resources, retry_failed, CountedProgress("kinds of cells measured"))
         estimated.show()
         o.emit(None, estimated.to_json(), as_json)
         return
     from hyperkit.sweeps.live import LiveTable
 
     with LiveTable() as watch:
-        result = work.scale_sweep(
-            plan,
-            engine=engine,
-            jobs=jobs,
-            ray_address=ray_address,
-            devices_per_cell=devices_per_cell,
-            retry_failed=retry_failed,
-            watch=watch,
-        )
+        result = work.scale_sweep(plan, resources, retry_failed=retry_failed, watch=watch)
     result.show()
     o.emit(result.sweep.path, result.to_json(), as_json)
     if result.failed:

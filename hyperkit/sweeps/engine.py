@@ -38,7 +38,7 @@ class Engine(ABC):
         self._losses: Counter[CellFolder] = Counter()
 
     def run(self, retry_failed: bool = False) -> None:
-        """Run until every cell is done or has failed.
+        """Run until every cell that the sweep was asked for is done or has failed.
 
         Args:
             retry_failed: run those again that failed before.
@@ -48,7 +48,7 @@ class Engine(ABC):
         """
         if retry_failed:
             self.sweep.retry_failed()
-        self._waiting = dict.fromkeys(self.sweep.folders(), 0.0)
+        self._waiting = dict.fromkeys(self.sweep.to_run(), 0.0)
         with StopSignals() as stop:
             try:
                 while self._waiting or self._in_hand():

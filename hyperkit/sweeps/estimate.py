@@ -19,7 +19,7 @@ class Probe:
     """What one short run of a kind of cell took.
 
     Attributes:
-        start_up: seconds from the start of its process to the first step.
+        start_up: seconds from the start of its process to the first step, without ``first_use``.
         step: seconds of an optimizer step.
         validation: seconds of a validation, with its pictures.
         evaluation: seconds of the whole test split.
@@ -27,6 +27,7 @@ class Probe:
         steps_per_epoch: batches in an epoch.
         encoder_parameters, parameters: of the backbone, and of all.
         peak_memory_bytes: of the process's main memory.
+        first_use: seconds that it took to open the data, which is made on first use; the other cells find it made.
     """
 
     start_up: float
@@ -38,6 +39,7 @@ class Probe:
     encoder_parameters: int
     parameters: int
     peak_memory_bytes: int
+    first_use: float = 0.0
 
     def steps(self, parameters: Mapping[str, Any]) -> int:
         """Return the optimizer steps of a cell of this kind with these settings."""

@@ -16,17 +16,22 @@ from hyperkit.sweeps.store import SweepDirectory
 _LOG = logging.getLogger("hyperkit")
 
 
-def default_jobs(threads: int, devices: Sequence[str] = (), devices_per_cell: int = 1) -> int:
-    """Return how many cells run at a time so that none slows another: by GPUs where there are some, else by cores.
+def places(threads: int, devices: Sequence[str] = (), devices_per_cell: int = 1, jobs: int | None = None) -> int:
+    """Return how many cells run at a time: ``jobs``, else so many that none slows another by its threads.
+
+    With GPUs there is a place for each group of them and no more.
 
     Args:
         threads: of each cell.
         devices: names of the GPUs, as in CUDA_VISIBLE_DEVICES.
         devices_per_cell: GPUs of each cell.
+        jobs: what was asked for.
     """
+    groups = len(devices) // devices_per_cell if devices else None
+    if jobs is not None:
+        return jobs if groups is None else min(jobs, groups)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = len(devices) // devices_per_cell if devices else cores
-    return max(1, min(most, cores // max(1, threads)))
+    return max(1, min(cores if groups is None else groups, cores // max(1, threads)))
 
 
 class LocalEngine(Engine):
@@ -34,7 +39,7 @@ class LocalEngine(Engine):
 
     Args:
         sweep: the sweep.
-        jobs: cells at a time; None: ``default_jobs``.
+        jobs: cells at a time; None: see ``places``.
         devices: names of the GPUs to share out; none leaves the environment as it is.
         devices_per_cell: GPUs of each cell.
         watch: called now and then with the sweep, for a live table.
@@ -57,14 +62,12 @@ class LocalEngine(Engine):
         super().__init__(sweep, watch, poll)
         if devices and len(devices) < devices_per_cell:
             raise ValueError(f"{devices_per_cell} devices per cell, but only {len(devices)}")
-        threads = max((int(f.definition()["threads"]) for f in sweep.folders()), default=1)
-        self.jobs = default_jobs(threads, devices, devices_per_cell) if jobs is None else jobs
-        if self.jobs < 1:
-            raise ValueError(f"jobs must be at least 1, found {self.jobs}")
-        self._groups = _groups(devices, devices_per_cell)
-        if self._groups:
-            self.jobs = min(self.jobs, len(self._groups))
-        elif self.jobs * threads > default_jobs(1):
+        if jobs is not None and jobs < 1:
+            raise ValueError(f"jobs must be at least 1, found {jobs}")
+        threads = max((int(f.definition()["threads"]) for f in sweep.to_run()), default=1)
+        self.jobs = places(threads, devices, devices_per_cell, jobs)
+        self._groups = groups_of(devices, devices_per_cell)
+        if not self._groups and self.jobs * threads > places(1):
             _LOG.warning("%d cells of %d threads are more than this machine has cores", self.jobs, threads)
         self._working: dict[CellFolder, tuple[Any, str | None]] = {}
 
@@ -106,5 +109,6 @@ class LocalEngine(Engine):
         self._working.clear()
 
 
-def _groups(devices: Sequence[str], size: int) -> list[str]:
+def groups_of(devices: Sequence[str], size: int) -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES is set to for each of the cells that have room on these GPUs."""
     return [",".join(devices[i : i + size]) for i in range(0, len(devices) - size + 1, size)]

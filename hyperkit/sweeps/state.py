@@ -45,6 +45,11 @@ class CellFolder:
         """The run directory of its training."""
         return self.path / "run"
 
+    @property
+    def identity(self) -> str:
+        """The identity of the cell, which ends the folder's name."""
+        return self.path.name.rsplit("-", 1)[-1]
+
     def definition(self) -> dict[str, Any]:
         """Return the content of ``cell.json``."""
         content: dict[str, Any] = json.loads((self.path / "cell.json").read_text(encoding="utf-8"))
@@ -71,6 +76,8 @@ class CellFolder:
         state = self.state()
         if state["state"] == "running":
             return "running" if self._is_held() or _beats_elsewhere(state) else "pending"
+        if state["state"] == "done":  # whoever wrote that was killed before the result, which is what counts
+            return "pending"
         status: Status = state["state"]
         return status
 

@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hyperkit.training.run_directory import differences
 
 VERSION = 1
 
+_LINKED = ("checkpoints", "media")
 _SHOWN = 8
 """Settings that differ, in an error."""
 
@@ -53,11 +55,13 @@ class SweepDirectory:
     Args:
         path: the folder.
         content: what ``sweep.json`` holds.
+        asked: names of the runs' folders that engines are to run; None for all.
     """
 
-    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, content: Mapping[str, Any], asked: Collection[str] | None = None) -> None:
         self.path = path
         self.content = content
+        self.asked = asked
 
     @classmethod
     def create(
@@ -76,8 +80,11 @@ class SweepDirectory:
             command: gives the words of the command that runs a cell; "{python}" and "{run}" are filled in where it
                 runs. Its last line of output is a JSON object, as that of ``hyperkit train --json``.
 
+        Returns:
+            The sweep, whose engines run these cells alone.
+
         Raises:
-            HyperkitError: the folder holds something else, or one of the cells with other settings.
+            HyperkitError: the folder holds something else, another study, or one of the cells with other settings.
         """
         root = Path(path)
         if root.exists() and not (root / "sweep.json").is_file() and (not root.is_dir() or any(_others(root))):
@@ -88,21 +95,24 @@ class SweepDirectory:
         before: dict[str, Any] = {"about": {}, "cells": []}
         if (root / "sweep.json").is_file():
             before = _read_list(root)
-        places = {line["folder"].rsplit("-", 1)[-1]: line["folder"] for line in before["cells"]}
+        _refuse_another_study(root, before["about"], about or {})
+        places = {CellFolder(line["folder"]).identity: line["folder"] for line in before["cells"]}
         lines = list(before["cells"])
+        asked = []
         for cell in cells:
             name = places.setdefault(cell.identity, cell.folder_name)
+            asked.append(name)
             line = {"labels": dict(cell.labels), "folder": name, "not_applicable": cell.not_applicable}
-            lines = [other for other in lines if not _replaces(line, other)]
+            lines = [other for other in lines if not _gives_way(root, other, line)]
             if line not in lines:
-                _refuse_other_settings(root, cell, line, lines)
+                _refuse_other_settings(root, cell, lines)
                 lines.append(line)
             folder = root / "cells" / name
             if not (folder / "cell.json").is_file():
                 write_text(folder / "cell.json", json.dumps(_definition(cell, command), indent=2, default=str) + "\n")
         content = {"version": VERSION, "about": {**before["about"], **(about or {})}, "cells": lines}
         write_text(root / "sweep.json", json.dumps(content, indent=2, default=str) + "\n")
-        return cls(root, _read_list(root))
+        return cls(root, _read_list(root), asked)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> SweepDirectory:
@@ -133,36 +143,34 @@ class SweepDirectory:
         seen = {entry.folder.path: entry for entry in self.entries()}
         return Counter(entry.status() for entry in seen.values())
 
+    def to_run(self) -> list[CellFolder]:
+        """Return the folders of the runs that engines look after: those that ``create`` was asked for."""
+        return [folder for folder in self.folders() if self.asked is None or folder.path.name in self.asked]
+
     def adopt(self, other: SweepDirectory) -> int:
         """Take over the finished runs of another sweep whose settings are those of cells that are not done here.
 
-        Files are linked where the disk allows it, else copied: a finished run does not change.
+        Checkpoints and pictures, which do not change, are linked where the disk allows it; the rest is copied.
 
         Returns:
             How many cells that made done.
         """
-        done = {_identity(folder): folder for folder in other.folders() if folder.status() == "done"}
+        done = {folder.identity: folder for folder in other.folders() if folder.status() == "done"}
         count = 0
-        for folder in self.folders():
-            source = done.get(_identity(folder))
+        for folder in self.to_run():
+            source = done.get(folder.identity)
             if source is None or folder.status() != "pending" or (claim := folder.claim()) is None:
                 continue
-            shutil.rmtree(folder.run, ignore_errors=True)
-            # result.json is what counts, and comes last
-            names = ("run", "stdout.txt", "stderr.txt", "history.jsonl", "state.json", "result.json")
-            for path in (source.path / name for name in names):
-                if path.is_dir():
-                    shutil.copytree(path, folder.path / path.name, copy_function=_link)
-                elif path.is_file():
-                    write_text(folder.path / path.name, path.read_text(encoding="utf-8"))
+            if folder.status() == "pending":  # nobody has run it meanwhile
+                _take_over(source.path, folder.path)
+                count += 1
             claim.release()
-            count += 1
         return count
 
     def retry_failed(self) -> int:
         """Let failed cells be run again, and return how many there are."""
         count = 0
-        for folder in self.folders():
+        for folder in self.to_run():
             if folder.status() == "failed" and (claim := folder.claim()) is not None:
                 claim.put_back("to be tried again")
                 claim.release()
@@ -170,25 +178,47 @@ class SweepDirectory:
         return count
 
 
-def _identity(folder: CellFolder) -> str:
-    return folder.path.name.rsplit("-", 1)[-1]
+def _take_over(source: Path, target: Path) -> None:
+    def place(file: str, copy: str) -> None:
+        if Path(file).parent.name in _LINKED:
+            with suppress(OSError):  # another disk, or one without links
+                os.link(file, copy)
+                return
+        shutil.copy2(file, copy)
+
+    shutil.rmtree(target / "run", ignore_errors=True)
+    without_locks = shutil.ignore_patterns(".lock")
+    shutil.copytree(source / "run", target / "run", copy_function=place, ignore=without_locks)
+    # the result is what counts: a copy that is cut off before it is none
+    for name in ("stdout.txt", "stderr.txt", "history.jsonl", "state.json", "result.json"):
+        if (source / name).is_file():
+            write_text(target / name, (source / name).read_text(encoding="utf-8"))
 
 
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copy2(source, target)
+def _gives_way(root: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether a line makes room for one of the same labels: it was not applicable, or was never started."""
+    if old["labels"] != new["labels"] or old == new:
+        return False
+    if old["not_applicable"] is not None:
+        return True
+    folder = CellFolder(root / "cells" / old["folder"])
+    return folder.status() == "pending" and "attempt" not in folder.state()
 
 
-def _replaces(line: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether a cell takes the place of one that was not applicable, or made no sense, before."""
-    return bool(line["labels"] == other["labels"] and line != other and other["not_applicable"] is not None)
+def _refuse_another_study(root: Path, before: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise an error where a folder belongs to another study, or to another scale of it."""
+    old_name, new_name = (" ".join(str(about.get(k) or "") for k in ("study", "scale")) for about in (before, new))
+    if before and old_name != new_name:
+        what = old_name.strip() or "a grid"
+        raise HyperkitError(
+            f"The sweep in {root} is {what}, not {new_name.strip() or 'a grid'}.",
+            "Choose another folder with --out; --reuse takes over what fits.",
+        )
 
 
-def _refuse_other_settings(root: Path, cell: Cell, line: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> None:
-    """Raise an error where the sweep has a cell of the same name whose settings are others."""
-    before = next((other for other in lines if other["labels"] == line["labels"]), None)
+def _refuse_other_settings(root: Path, cell: Cell, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Raise an error where the sweep has run a cell of the same name with other settings."""
+    before = next((line for line in lines if line["labels"] == dict(cell.labels)), None)
     if before is None:
         return
     stored = CellFolder(root / "cells" / before["folder"]).definition()

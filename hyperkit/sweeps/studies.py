@@ -15,7 +15,7 @@ from hyperkit.backbones.catalog import NAMED
 from hyperkit.config import merge
 from hyperkit.errors import HyperkitError, unknown_name
 from hyperkit.sweeps import published
-from hyperkit.sweeps.cell import Cell, Label
+from hyperkit.sweeps.cell import Cell, Label, flatten
 from hyperkit.sweeps.grid import FAMILIES, SIZES, Resolver, resolved, sized, why_not_applicable
 from hyperkit.sweeps.published import Published
 
@@ -33,6 +33,7 @@ _CLASSES = ("cars", "chairs", "lamps")
 _ALGORITHMS = ("trans-inr", "ponp", "ipc")
 _GROUPS = (1, 4, 16, 64)
 
+_BUILT_IN = "Built-in "
 _OWN_DATA = "Built-in cars, chairs and lamps in the place of LearnIt ShapeNet: no value compares with the paper's."
 _DEBUG = "A handful of small items and twelve steps: this shows that everything runs, and its numbers mean nothing."
 _NANO = "A ViT of at most 5 M parameters, pretrained on procedural pictures of other classes, in the place of ViT-B."
@@ -328,12 +329,19 @@ def _not_there(name: str | None) -> str | None:
     return f"this version of hyperkit has no backbone {plain}" if absent else None
 
 
-def about(study: Study, scale: Scale) -> dict[str, Any]:
-    """Return what a sweep's folder keeps about the study: name, source, scale, and what stands for what."""
-    return {
-        "study": study.name,
-        "title": study.title,
-        "source": study.source,
-        "scale": scale,
-        "notes": list(study.notes[scale]),
-    }
+def about(
+    study: Study, scale: Scale, data: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what a sweep's folder keeps about the study: name, source, scale, and what stands for what.
+
+    Args:
+        study, scale: which.
+        data: folder of the data that takes the place of the built-in data.
+        overrides: what is laid over all cells, which the report must not keep to itself.
+    """
+    notes = [note for note in study.notes[scale] if data is None or not note.startswith(_BUILT_IN)]
+    if data is not None and scale != "paper":
+        notes.append(f"The data is {data}.")
+    if changed := [f"{name}={value}" for name, value in flatten(overrides or {}).items()]:
+        notes.append(f"Changed for all lines: {', '.join(changed)}.")
+    return {"study": study.name, "title": study.title, "source": study.source, "scale": scale, "notes": notes}

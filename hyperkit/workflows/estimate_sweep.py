@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
 import tempfile
@@ -11,8 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,11 @@ from typing import Any
 from hyperkit.config import merge
 from hyperkit.sweeps.cell import Cell
 from hyperkit.sweeps.estimate import Probe, kind_of, time_of_all
-from hyperkit.sweeps.local import default_jobs
+from hyperkit.sweeps.local import groups_of, places
 from hyperkit.sweeps.store import SweepDirectory
-from hyperkit.workflows.scale_sweep import Plan, visible_gpus
+from hyperkit.workflows.scale_sweep import Plan, Resources
 
 _LONGEST_PROBE = 300.0
-_REASON = 300
 _NONE = "–"
 _SHORT = {"not applicable": "n/a"}
 
@@ -39,17 +39,14 @@ class CellEstimate:
         status: where it stands.
         probe: what a short run of its kind took; None where there was none.
         reason: why there was none, if it failed.
+        waits: whether it is still to be run.
     """
 
     cell: Cell
     status: str
-    probe: Probe | None = None
-    reason: str = ""
-
-    @property
-    def waits(self) -> bool:
-        """Whether it is still to be run."""
-        return self.status in ("pending", "running")
+    probe: Probe | None
+    reason: str
+    waits: bool
 
     @property
     def seconds(self) -> float | None:
@@ -87,12 +84,12 @@ class Estimate:
     Attributes:
         out: folder of the sweep.
         cells: in order.
-        jobs: cells at a time.
+        jobs: cells at a time; None where a cluster decides that.
     """
 
     out: Path
     cells: Sequence[CellEstimate]
-    jobs: int
+    jobs: int | None
 
     @property
     def left(self) -> list[float]:
@@ -101,21 +98,34 @@ class Estimate:
         return list(runs.values())
 
     @property
-    def seconds(self) -> float:
-        """Seconds of the whole sweep from now on."""
-        return time_of_all(self.left, self.jobs)
+    def first_use(self) -> float:
+        """Seconds that making the data took, or opening it where it was there; cells of all kinds share it."""
+        return max((c.probe.first_use for c in self.cells if c.waits and c.probe is not None), default=0.0)
+
+    @property
+    def alone(self) -> float:
+        """Seconds of the whole sweep from now on, one cell after another."""
+        return self.first_use + sum(self.left) if self.left else 0.0
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of the whole sweep from now on; None on a cluster."""
+        if self.jobs is None:
+            return None
+        return self.first_use + time_of_all(self.left, self.jobs) if self.left else 0.0
 
     def show(self) -> None:
         """Print the cells and their cost, for people, on stderr."""
         from rich.box import SIMPLE
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         axes = list(dict.fromkeys(name for c in self.cells for name in c.cell.labels if name != "seed"))
         table = Table(*axes, "seeds", "encoder", "all", "steps", "each", "GB", "status", box=SIMPLE, pad_edge=False)
         for line in self._lines(axes):
-            table.add_row(*line)
+            table.add_row(*map(Text, line))
         console.print(table)
         for reason in dict.fromkeys(c.cell.not_applicable for c in self.cells if c.cell.not_applicable):
             console.print(f"Not applicable: {reason}.")
@@ -123,12 +133,17 @@ class Estimate:
             console.print(f"Not measured: {reason}")
         counts = Counter(c.status for c in self.cells)
         console.print(f"{len(self.cells)} cells: {', '.join(f'{count} {name}' for name, count in counts.items())}.")
-        if self.left:
-            unknown = sum(c.waits and c.seconds is None for c in self.cells)
+        unknown = sum(c.waits and c.seconds is None for c in self.cells)
+        without = f", without {unknown} that could not be measured" if unknown else ""
+        if self.left and self.seconds is None:
             console.print(
-                f"About {duration(self.seconds)} on this machine, {self.jobs} at a time, "
-                f"by a short run of each kind of cell ({duration(sum(self.left))} one after another)"
-                + (f", without {unknown} that could not be measured." if unknown else ".")
+                f"About {duration(self.alone)} one after another on this machine, by a short run of each kind of cell"
+                f"{without}. The cluster runs as many at a time as it has room for."
+            )
+        elif self.left and self.seconds is not None:
+            console.print(
+                f"About {duration(self.seconds)} on this machine, {self.jobs} at a time, by a short run of each kind "
+                f"of cell ({duration(self.alone)} one after another){without}."
             )
 
     def _lines(self, axes: Sequence[str]) -> Iterable[list[str]]:
@@ -152,41 +167,58 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        total = {"seconds": self.seconds, "seconds_one_after_another": sum(self.left), "jobs": self.jobs}
+        total = {"seconds": self.seconds, "seconds_one_after_another": self.alone, "jobs": self.jobs}
         return {"sweep": str(self.out), "cells": [c.to_json() for c in self.cells], **total}
 
 
-def estimate(plan: Plan, jobs: int | None = None, progress: Callable[[int, int], None] | None = None) -> Estimate:
+def estimate(
+    plan: Plan,
+    resources: Resources | None = None,
+    retry_failed: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Estimate:
     """Find out what a sweep will cost, by a short run of each kind of cell; nothing of the sweep itself is run.
 
-    As many short runs go at a time as cells would, since they slow each other.
+    As many short runs go at a time as cells would on this machine, since they slow each other.
 
     Args:
         plan: of ``plan_sweep``.
-        jobs: cells at a time; None: as many as do not slow each other.
+        resources: where it is to run.
+        retry_failed: count those that failed before.
         progress: called with (short runs done, in all).
+
+    Raises:
+        HyperkitError: the resources do not go together, or are not there.
     """
+    resources = resources or Resources()
+    resources.check()
+    devices, per_cell = plan.devices, resources.devices_per_cell or 1
     threads = max((cell.threads for cell in plan.cells), default=1)
-    jobs = jobs or default_jobs(threads, visible_gpus())
+    jobs = places(threads, devices, min(per_cell, max(1, len(devices))), resources.jobs)
     status = _statuses(plan)
+    to_run = {"pending", "running"} | ({"failed"} if retry_failed else set())
     kinds: dict[str, Cell] = {}
     for cell in plan.cells:
-        if cell.parameters is not None and status[cell.identity] != "done":
+        if cell.parameters is not None and status[cell.identity] in to_run:
             kinds.setdefault(kind_of(cell.task, cell.parameters), cell)
+    groups: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    shared: list[str | None] = [*groups_of(devices, per_cell)]
+    for group in shared or [None] * jobs:
+        groups.put(group)
     found: dict[str, Probe | str] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        for name, outcome in zip(kinds, pool.map(_probe, kinds.values()), strict=True):
+        for name, outcome in zip(kinds, pool.map(partial(_in_turn, groups), kinds.values()), strict=True):
             found[name] = outcome
             if progress is not None:
                 progress(len(found), len(kinds))
 
     def known(cell: Cell) -> CellEstimate:
+        state = status[cell.identity]
         outcome = None if cell.parameters is None else found.get(kind_of(cell.task, cell.parameters))
-        if isinstance(outcome, str):
-            return CellEstimate(cell, status[cell.identity], None, outcome)
-        return CellEstimate(cell, status[cell.identity], outcome)
+        measured, reason = (None, outcome) if isinstance(outcome, str) else (outcome, "")
+        return CellEstimate(cell, state, measured, reason, state in to_run)
 
-    return Estimate(plan.out, [known(cell) for cell in plan.cells], jobs)
+    return Estimate(plan.out, [known(cell) for cell in plan.cells], None if resources.engine == "ray" else jobs)
 
 
 def _statuses(plan: Plan) -> dict[str, str]:
@@ -195,15 +227,26 @@ def _statuses(plan: Plan) -> dict[str, str]:
     for path in (*plan.reuse, plan.out):
         if (path / "sweep.json").is_file():
             for folder in SweepDirectory.open(path).folders():
-                identity, state = folder.path.name.rsplit("-", 1)[-1], folder.status()
-                if identity in status and (path == plan.out or state == "done") and status[identity] != "done":
-                    status[identity] = state
+                state, known = folder.status(), status.get(folder.identity)
+                if known not in (None, "done") and (path == plan.out or state == "done"):
+                    status[folder.identity] = state
     return status
 
 
-def _probe(cell: Cell) -> Probe | str:
+def _in_turn(groups: queue.SimpleQueue[str | None], cell: Cell) -> Probe | str:
+    """Probe a cell on the next GPUs that are free."""
+    group = groups.get()
+    try:
+        return _probe(cell, group)
+    finally:
+        groups.put(group)
+
+
+def _probe(cell: Cell, devices: str | None = None) -> Probe | str:
     """Return what a short run of a cell took, or why there is none."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(cell.threads)}
+    if devices is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = devices
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "cell.json"
         overrides = merge(cell.overrides, {"training": {"threads": cell.threads}})
@@ -214,10 +257,12 @@ def _probe(cell: Cell) -> Probe | str:
             ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_LONGEST_PROBE)
         except subprocess.TimeoutExpired:
             return f"a short run of {cell.folder_name} took longer than {duration(_LONGEST_PROBE)}"
-    with suppress(json.JSONDecodeError, IndexError, TypeError):
-        return Probe(**json.loads(ended.stdout.strip().splitlines()[-1]))
-    said = [line for line in ended.stderr.splitlines() if line.strip()] or [f"exit code {ended.returncode}"]
-    return f"a short run of {cell.folder_name} failed: {said[-1][:_REASON]}"
+    try:
+        said = json.loads(ended.stdout.strip().splitlines()[-1])
+    except (json.JSONDecodeError, IndexError):
+        words = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
+        return f"a short run of {cell.folder_name} failed: {words[-1]}"
+    return f"a short run of {cell.folder_name} failed: {said['error']}" if "error" in said else Probe(**said)
 
 
 def duration(seconds: float) -> str:

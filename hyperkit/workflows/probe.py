@@ -28,8 +28,8 @@ ITEMS = 48
 """At most so many steps, so much time and so many test items."""
 
 
-def probe(task: str, recipe: str, overrides: Mapping[str, Any], began: float) -> Probe:
-    """Run a cell for a moment.
+def probe(task: str, recipe: str, overrides: Mapping[str, Any], began: float) -> Probe | None:
+    """Run a cell for a moment; the further processes of one that runs on several devices return None.
 
     Args:
         task, recipe, overrides: of the cell.
@@ -43,9 +43,12 @@ def probe(task: str, recipe: str, overrides: Mapping[str, Any], began: float) ->
     with tempfile.TemporaryDirectory() as folder:
         with open_run(task_cls, config.model_dump(mode="json"), Path(folder) / "run", False) as run:
             work: Any = task_cls(config, config.training.seed)
+            opening = time.time()
             steps_per_epoch = work.data().steps_per_epoch(config.training.batch_size)
             fit_began = time.time()
             fitted = fit(work, config.training, run, stored_config=config.model_dump(mode="json"), initial={})
+            if run.follower:
+                return None
             lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
             test = len(work.data().pairs("test"))
             results = report(run, fitted, limit=ITEMS).results
@@ -55,7 +58,7 @@ def probe(task: str, recipe: str, overrides: Mapping[str, Any], began: float) ->
     validation = validated[-1] - times[-1] if validated else 0.0
     evaluation = results["evaluation_seconds"]
     return Probe(
-        start_up=fit_began - began,
+        start_up=opening - began,
         step=_per_step(times),
         validation=validation,
         evaluation=evaluation * max(1.0, test / ITEMS),
@@ -64,6 +67,7 @@ def probe(task: str, recipe: str, overrides: Mapping[str, Any], began: float) ->
         encoder_parameters=int(results["backbone"]["parameters"]),
         parameters=sum(p.numel() for p in fitted.model.parameters()),
         peak_memory_bytes=_peak_memory(),
+        first_use=fit_began - opening,
     )
 
 
@@ -82,13 +86,15 @@ def _peak_memory() -> int:
 
 
 def main(path: str) -> None:
-    """Probe the cell that a JSON file describes, and print what was found as a JSON object."""
+    """Probe the cell that a JSON file describes, and print what was found, or {"error": why}, as a JSON object."""
     cell = json.loads(Path(path).read_text(encoding="utf-8"))
     try:
         found = probe(cell["task"], cell["recipe"], cell["overrides"], cell["began"])
     except HyperkitError as error:
-        raise SystemExit(error.what) from None
-    sys.stdout.write(json.dumps(asdict(found)) + "\n")
+        sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
+        return
+    if found is not None:
+        sys.stdout.write(json.dumps(asdict(found)) + "\n")
 
 
 if __name__ == "__main__":

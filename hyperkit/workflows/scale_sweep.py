@@ -14,6 +14,7 @@ from hyperkit.sweeps import layout
 from hyperkit.sweeps.cell import Cell
 from hyperkit.sweeps.grid import expand, parse_axis
 from hyperkit.sweeps.local import LocalEngine
+from hyperkit.sweeps.ray_engine import RayEngine
 from hyperkit.sweeps.report import write_report
 from hyperkit.sweeps.store import SweepDirectory
 from hyperkit.sweeps.studies import STUDIES, about, find_study, study_cells
@@ -41,6 +42,16 @@ class Plan:
     about: Mapping[str, Any]
     out: Path
     reuse: Sequence[Path] = ()
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether all cells are told to run on the CPU, whatever else there is."""
+        return all(cell.parameters["training"]["device"] == "cpu" for cell in self.cells if cell.parameters is not None)
+
+    @property
+    def devices(self) -> list[str]:
+        """The GPUs of this machine that the cells share."""
+        return [] if self.on_cpu else visible_gpus()
 
 
 def plan_sweep(
@@ -87,6 +98,9 @@ def plan_sweep(
     _check_asked(task, study, scale, axes, recipe)
     folders = [SweepDirectory.open(path).path for path in reuse]
     asked = {} if command is None else {"command": command}
+    # a sweep may be gone on with from elsewhere, and its cells may run on other machines
+    data = str(Path(data).absolute()) if data is not None and Path(data).exists() else data
+    recipe = str(Path(recipe).absolute()) if recipe is not None and Path(recipe).is_file() else recipe
     if study is not None:
         size: Any = scale or "quick"
         found = find_study(study)
@@ -99,8 +113,8 @@ def plan_sweep(
     names = [axis.name for axis in parsed]
     recipe = recipe or "quickstart"
     cells = expand(task, parsed, recipe=recipe, overrides=common, seeds=seeds, threads=threads, resolve=_parameters)
-    title = {"title": f"{task}: {', '.join(names)}"}
-    return Plan(cells, title | asked, Path(out or f"runs/sweep-{task}-{'-'.join(names)}"), folders)
+    asked["title"] = f"{task}: {', '.join(names)}"
+    return Plan(cells, asked, Path(out or f"runs/sweep-{task}-{'-'.join(names)}"), folders)
 
 
 def _check_asked(
@@ -163,15 +177,16 @@ class SweepResult:
         from rich.box import SIMPLE
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         scores = layout.scores(self.sweep, tidy_rows(self.sweep)).table
         assert scores is not None
         # what no cell has is in the report, with its reason; here it would only be in the way
         kept = [i for i in range(len(scores.headings)) if any(row[i] not in _NOTHING for row in scores.rows)]
         table = Table(*(scores.headings[i] for i in kept), box=SIMPLE, pad_edge=False)
         for row in scores.rows:
-            table.add_row(*(str(row[i]) for i in kept))
+            table.add_row(*(Text(str(row[i])) for i in kept))
         console.print(table)
         for entry in self.sweep.entries():
             if entry.status() == "failed":
@@ -188,24 +203,51 @@ class SweepResult:
         return {"sweep": str(self.sweep.path), "files": files, "cells": dict(self.counts)}
 
 
+@dataclass(frozen=True)
+class Resources:
+    """Where a sweep runs, and how much of it at a time.
+
+    Attributes:
+        engine: "local", a process per cell on this machine, or "ray", a task per cell on a Ray cluster.
+        jobs: local: cells at a time; None: as many as do not slow each other.
+        ray_address: ray: of the cluster; None: the one that RAY_ADDRESS names, else one on this machine.
+        devices_per_cell: GPUs of each run; None: one where there are any.
+    """
+
+    engine: str = "local"
+    jobs: int | None = None
+    ray_address: str | None = None
+    devices_per_cell: int | None = None
+
+    def check(self) -> None:
+        """Raise an error where the settings do not go together, or this machine does not have what they ask for."""
+        if self.engine not in get_args(Engine):
+            raise unknown_name("engine", self.engine, get_args(Engine))
+        if self.engine == "ray" and self.jobs is not None:
+            raise HyperkitError(
+                "--jobs belongs to --engine local; Ray runs as many cells as its cluster has room for.",
+                "Leave it out.",
+            )
+        if self.engine == "local" and self.ray_address is not None:
+            raise HyperkitError("--ray-address belongs to --engine ray.", "Add --engine ray.")
+        if self.jobs is not None and self.jobs < 1:
+            raise HyperkitError(f"--jobs {self.jobs} is less than 1.", "Give 1 or more.")
+        there = len(visible_gpus())
+        if self.engine == "local" and self.devices_per_cell is not None and self.devices_per_cell > there:
+            raise HyperkitError(
+                f"--devices-per-cell {self.devices_per_cell}: this machine has {there} GPUs.",
+                "Give at most as many, or leave it out.",
+            )
+
+
 def scale_sweep(
-    plan: Plan,
-    *,
-    engine: str = "local",
-    jobs: int | None = None,
-    ray_address: str | None = None,
-    devices_per_cell: int | None = None,
-    retry_failed: bool = False,
-    watch: Watch | None = None,
+    plan: Plan, resources: Resources | None = None, *, retry_failed: bool = False, watch: Watch | None = None
 ) -> SweepResult:
     """Run what is not done of a sweep, and report all of it.
 
     Args:
         plan: of ``plan_sweep``.
-        engine: "local", a process per cell on this machine, or "ray", a task per cell on a Ray cluster.
-        jobs: local: cells at a time; None: as many as do not slow each other.
-        ray_address: ray: of the cluster; None: the one that RAY_ADDRESS names, else one on this machine.
-        devices_per_cell: GPUs of each run; None: one where there are any.
+        resources: where it runs; None: on this machine.
         retry_failed: run those again that failed before.
         watch: called now and then with the sweep.
 
@@ -213,23 +255,22 @@ def scale_sweep(
         HyperkitError: bad usage, or the folder holds something else.
         RunInterrupted: SIGINT or SIGTERM; the same call goes on. The report of what there is has been written.
     """
-    if engine not in get_args(Engine):
-        raise unknown_name("engine", engine, get_args(Engine))
-    if engine == "ray" and jobs is not None:
-        raise HyperkitError("--jobs belongs to --engine local; Ray runs as many cells as its cluster has room for.")
-    if engine == "local" and ray_address is not None:
-        raise HyperkitError("--ray-address belongs to --engine ray.", "Add --engine ray.")
+    resources = resources or Resources()
+    resources.check()
     sweep = open_sweep(plan)
     try:
-        if engine == "ray":
-            from hyperkit.sweeps.ray_engine import RayEngine
-
-            RayEngine(sweep, address=ray_address, devices_per_cell=devices_per_cell, watch=watch).run(retry_failed)
-        else:
-            local_engine(sweep, jobs, devices_per_cell, watch).run(retry_failed)
+        _engine(plan, sweep, resources, watch).run(retry_failed)
     finally:
         files = write_report(sweep)
     return SweepResult(sweep, files, {str(name): count for name, count in sweep.counts().items()})
+
+
+def _engine(plan: Plan, sweep: SweepDirectory, resources: Resources, watch: Watch | None) -> LocalEngine | RayEngine:
+    per_cell = resources.devices_per_cell
+    if resources.engine == "ray":
+        per_cell = 0 if plan.on_cpu else per_cell
+        return RayEngine(sweep, address=resources.ray_address, devices_per_cell=per_cell, watch=watch)
+    return LocalEngine(sweep, jobs=resources.jobs, devices=plan.devices, devices_per_cell=per_cell or 1, watch=watch)
 
 
 def open_sweep(plan: Plan) -> SweepDirectory:
@@ -238,25 +279,6 @@ def open_sweep(plan: Plan) -> SweepDirectory:
     for path in plan.reuse:
         sweep.adopt(SweepDirectory.open(path))
     return sweep
-
-
-def local_engine(
-    sweep: SweepDirectory, jobs: int | None, devices_per_cell: int | None, watch: Watch | None = None
-) -> LocalEngine:
-    """Return the engine of this machine, which shares out its GPUs where it has some.
-
-    Raises:
-        HyperkitError: there are too few GPUs, or ``jobs`` is less than 1.
-    """
-    devices = visible_gpus()
-    if devices_per_cell is not None and devices_per_cell > len(devices):
-        raise HyperkitError(
-            f"--devices-per-cell {devices_per_cell}: this machine has {len(devices)} GPUs.",
-            "Give at most as many, or leave it out.",
-        )
-    if jobs is not None and jobs < 1:
-        raise HyperkitError(f"--jobs {jobs} is less than 1.")
-    return LocalEngine(sweep, jobs=jobs, devices=devices, devices_per_cell=devices_per_cell or 1, watch=watch)
 
 
 def visible_gpus() -> list[str]:

@@ -21,7 +21,7 @@ from hyperkit.errors import HyperkitError, RunInterrupted
 from hyperkit.sweeps import state as state_module
 from hyperkit.sweeps import worker
 from hyperkit.sweeps.cell import Cell
-from hyperkit.sweeps.local import LocalEngine, default_jobs
+from hyperkit.sweeps.local import LocalEngine, places
 from hyperkit.sweeps.state import CellFolder
 from hyperkit.sweeps.store import SweepDirectory
 
@@ -224,9 +224,9 @@ def test_threads_and_devices_belong_to_the_cell(tmp_path: Path) -> None:
     assert {r["threads"] for r in results} == {"3"}
     assert sorted(r["devices"] for r in results) == ["0,1", "2,3"]
     cores = len(os.sched_getaffinity(0))
-    assert default_jobs(1) == cores
-    assert default_jobs(cores) == default_jobs(2 * cores) == 1
-    assert default_jobs(1, ["0"]) == 1
+    assert places(1) == cores
+    assert places(cores) == places(2 * cores) == 1
+    assert places(1, ["0"]) == 1
     with pytest.raises(ValueError, match="devices per cell"):
         LocalEngine(sweep, devices=["0"], devices_per_cell=2)
 
@@ -244,9 +244,9 @@ def test_cells_of_the_same_settings_share_a_run_and_those_without_sense_have_non
     assert [e.labels["row"] for e in sweep.entries()] == ["table 1", "table 3", "table 4"]
     assert len(sweep.folders()) == 1
     assert sweep.counts() == {"pending": 1, "not applicable": 1}
-    again = SweepDirectory.create(tmp_path / "sweep", cells, {"scale": "debug"})
+    again = SweepDirectory.create(tmp_path / "sweep", cells, {"study": "x", "title": "X"})
     assert again.content["cells"] == sweep.content["cells"]
-    assert again.content["about"] == {"study": "x", "scale": "debug"}
+    assert again.content["about"] == {"study": "x", "title": "X"}
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

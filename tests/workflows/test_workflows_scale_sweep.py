@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 
 from hyperkit.errors import HyperkitError
 from hyperkit.sweeps.estimate import Probe
+from hyperkit.sweeps.local import LocalEngine
 from hyperkit.workflows import estimate_sweep
 from hyperkit.workflows.estimate_sweep import duration, estimate
-from hyperkit.workflows.scale_sweep import local_engine, open_sweep, plan_sweep, scale_sweep
+from hyperkit.workflows.scale_sweep import Resources, _engine, open_sweep, plan_sweep, scale_sweep
 
 GRID: dict[str, Any] = {"axes": ["hypernet.groups=1,2"], "recipe": "debug"}
 
@@ -70,35 +72,44 @@ def test_engines_and_their_options_are_checked(tmp_path: Path) -> None:
         ({"jobs": 0}, "--jobs 0 is less than 1"),
     ):
         with pytest.raises(HyperkitError, match=said):
-            scale_sweep(plan, **options)
+            scale_sweep(plan, Resources(**options))
+        with pytest.raises(HyperkitError, match=said):
+            estimate(plan, Resources(**options))
+    assert not plan.out.exists()
 
 
 def test_several_devices_belong_to_the_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hyperkit.workflows.scale_sweep.visible_gpus", lambda: ["0", "1", "2", "3"])
     plan = plan_sweep("image", **GRID, devices_per_cell=2, out=tmp_path / "sweep")
     assert {cell.parameters["training"]["devices"] for cell in plan.cells if cell.parameters} == {2}
-    engine = local_engine(open_sweep(plan), None, 2)
-    assert engine._groups == ["0,1", "2,3"]
-    assert "--set training.devices=2" in " ".join(engine.sweep.folders()[0].definition()["command"])
+    sweep = open_sweep(plan)
+    engine = _engine(plan, sweep, Resources(devices_per_cell=2), None)
+    assert isinstance(engine, LocalEngine)
+    assert (engine._groups, engine.jobs) == (["0,1", "2,3"], min(2, len(os.sched_getaffinity(0))))
+    assert "--set training.devices=2" in " ".join(sweep.folders()[0].definition()["command"])
+    on_cpu = plan_sweep("image", **GRID, overrides={"training": {"device": "cpu"}}, out=tmp_path / "cpu")
+    engine = _engine(on_cpu, open_sweep(on_cpu), Resources(jobs=7), None)
+    assert isinstance(engine, LocalEngine)
+    assert (engine._groups, engine.jobs) == ([], 7)  # GPUs that cells do not use are no bound
 
 
-PROBE = Probe(2.0, 0.5, 0.0, 1.0, 1.0, 3, 1_400_000, 1_500_000, 10**9)
+PROBE = Probe(2.0, 0.5, 0.0, 1.0, 1.0, 3, 1_400_000, 1_500_000, 10**9, first_use=30.0)
 
 
 def test_an_estimate_counts_what_is_left_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def probe(cell: Any) -> Probe | str:
+    def probe(cell: Any, devices: str | None) -> Probe | str:
         asked.append(cell.folder_name)
         return "no such weights" if cell.labels["hypernet.groups"] == 2 else PROBE
 
     monkeypatch.setattr(estimate_sweep, "_probe", probe)
     steps = {"training": {"steps": 10}}
     plan = plan_sweep("image", **GRID, overrides=steps, seeds=2, out=tmp_path / "sweep")
-    found = estimate(plan, jobs=2)
+    found = estimate(plan, Resources(jobs=2))
     assert len(asked) == 2  # one of each kind, whatever the seed
     assert found.left == [9.0, 9.0]
-    assert found.seconds == 9.0
+    assert (found.seconds, found.alone) == (39.0, 48.0)  # the data is made once
     assert [cell.reason for cell in found.cells] == ["", "", "no such weights", "no such weights"]
     assert not plan.out.exists()
     # a finished cell costs nothing, and twice the same cell is one
@@ -107,9 +118,16 @@ def test_an_estimate_counts_what_is_left_once(tmp_path: Path, monkeypatch: pytes
     assert claim is not None
     claim.finish({}, {})
     claim.release()
-    again = estimate(replace(plan, cells=[*plan.cells, plan.cells[1]]), jobs=1)
+    again = estimate(replace(plan, cells=[*plan.cells, plan.cells[1]]), Resources(jobs=1))
     assert again.left == [9.0]
     assert [cell.status for cell in again.cells] == ["done", "pending", "pending", "pending", "pending"]
+    assert estimate(plan, Resources(engine="ray")).seconds is None
+    claim = open_sweep(plan).folders()[1].claim()
+    assert claim is not None
+    claim.fail("as if [/it] had [red]failed")
+    claim.release()
+    assert estimate(plan).left == []
+    assert estimate(plan, retry_failed=True).left == [9.0]
     found.show()
     assert json.dumps(again.to_json())
 
@@ -132,7 +150,7 @@ def test_a_sweep_is_measured_run_reported_and_gone_on_with(tmp_path: Path) -> No
     assert isinstance(measured, Probe)
     assert measured.encoder_parameters < measured.parameters
     assert 0 < measured.step < measured.start_up
-    result = scale_sweep(plan, jobs=2)
+    result = scale_sweep(plan, Resources(jobs=2))
     assert (result.counts, result.failed) == ({"done": 2}, 0)
     with open(result.files["csv"]) as handle:
         rows = [
