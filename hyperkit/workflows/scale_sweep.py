@@ -92,7 +92,7 @@ def plan_sweep(
     """
     if threads < 1 or (devices_per_cell or 1) < 1 or seeds < 1:
         raise HyperkitError("--seeds, --threads and --devices-per-cell are at least 1.")
-    common = dict(overrides or {})
+    common, runs = dict(overrides or {}), {"seeds": seeds, "threads": threads}
     if (devices_per_cell or 1) > 1:
         common = merge(common, {"training": {"devices": devices_per_cell}})
     _check_asked(task, study, scale, axes, recipe)
@@ -112,7 +112,7 @@ def plan_sweep(
     parsed = [parse_axis(text) for text in axes]
     names = [axis.name for axis in parsed]
     recipe = recipe or "quickstart"
-    cells = expand(task, parsed, recipe=recipe, overrides=common, seeds=seeds, threads=threads, resolve=_parameters)
+    cells = expand(task, parsed, **runs, recipe=recipe, overrides=common, resolve=_parameters)
     asked["title"] = f"{task}: {', '.join(names)}"
     return Plan(cells, asked, Path(out or f"runs/sweep-{task}-{'-'.join(names)}"), folders)
 
