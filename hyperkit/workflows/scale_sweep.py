@@ -104,15 +104,14 @@ def plan_sweep(
     if study is not None:
         size: Any = scale or "quick"
         found = find_study(study)
-        cells = study_cells(found, size, seeds=seeds, data=data, threads=threads, overrides=common, resolve=_parameters)
-        return Plan(cells, about(found, size) | asked, Path(out or f"runs/sweep-{study}-{size}"), folders)
+        cells = study_cells(found, size, **runs, data=data, overrides=common, resolve=_parameters)
+        return Plan(cells, about(found, size, data, common) | asked, Path(out or f"runs/sweep-{study}-{size}"), folders)
     assert task is not None
     if data is not None:
         common = merge(common, {"data": {"root": data}})
     parsed = [parse_axis(text) for text in axes]
     names = [axis.name for axis in parsed]
-    recipe = recipe or "quickstart"
-    cells = expand(task, parsed, **runs, recipe=recipe, overrides=common, resolve=_parameters)
+    cells = expand(task, parsed, **runs, recipe=recipe or "quickstart", overrides=common, resolve=_parameters)
     asked["title"] = f"{task}: {', '.join(names)}"
     return Plan(cells, asked, Path(out or f"runs/sweep-{task}-{'-'.join(names)}"), folders)
 

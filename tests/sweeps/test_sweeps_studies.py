@@ -116,6 +116,15 @@ def test_each_published_row_is_run_at_paper_scale_and_substitutes_are_told(name:
     assert about(study, "debug")["notes"][0].startswith("A handful")
 
 
+def test_a_report_keeps_neither_other_data_nor_changes_to_itself() -> None:
+    study = find_study("table1")
+    assert any(note.startswith("Built-in cars") for note in about(study, "quick")["notes"])
+    notes = about(study, "quick", "scenes", {"training": {"steps": 7, "threads": 1}})["notes"]
+    assert not any(note.startswith("Built-in") for note in notes)
+    assert notes[-2:] == ["The data is scenes.", "Changed for all lines: training.steps=7, training.threads=1."]
+    assert about(study, "paper", "scenes", {"training": {"steps": 7}})["notes"][-1].endswith("training.steps=7.")
+
+
 def test_without_the_small_backbone_its_lines_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (NANO_DINO, NANO_MAE):
         monkeypatch.delitem(NAMED, name, raising=False)  # type: ignore[misc]
