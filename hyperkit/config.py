@@ -138,11 +138,9 @@ def parse_sets(assignments: Iterable[str]) -> dict[str, Any]:
                 f"--set takes section.field=value, found {assignment!r}.", "Example: --set training.batch_size=16"
             )
         try:
-            value = yaml.safe_load(text)
+            value = read_value(text)
         except yaml.YAMLError as error:
             raise HyperkitError(f"The value of --set {assignment!r} cannot be read: {error}") from error
-        if isinstance(value, str):
-            value = _number(value)
         nested: Any = value
         for part in reversed(dotted.strip().split(".")):
             nested = {part: nested}
@@ -150,12 +148,19 @@ def parse_sets(assignments: Iterable[str]) -> dict[str, Any]:
     return result
 
 
-def _number(text: str) -> Any:
-    # YAML 1.1 reads 1e-4 as a string
+def read_value(text: str) -> Any:
+    """Read a value as YAML; 1e-4, a string by YAML 1.1, is a number too. What stands in quotes stays a string.
+
+    Raises:
+        yaml.YAMLError: it is not YAML.
+    """
+    value = yaml.safe_load(text)
+    if not isinstance(value, str) or text.lstrip().startswith(("'", '"')):
+        return value
     try:
-        return float(text)
+        return float(value)
     except ValueError:
-        return text
+        return value
 
 
 def validate(model: type[C], values: Mapping[str, Any]) -> C:

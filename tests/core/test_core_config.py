@@ -37,6 +37,8 @@ def test_all_problems_are_listed_at_once() -> None:
 def test_sets_are_read_as_yaml_and_floats_with_exponents_too() -> None:
     sets = parse_sets(["inner.learning_rate=1e-4", "steps=7", "inner.name=null", "a.b=[1, 2]"])
     assert sets == {"inner": {"learning_rate": 1e-4, "name": None}, "steps": 7, "a": {"b": [1, 2]}}
+    quoted = parse_sets(['precision="32"', "data.root='2024'", 'data.name= "1e-4"'])
+    assert quoted == {"precision": "32", "data": {"root": "2024", "name": "1e-4"}}
     with pytest.raises(HyperkitError, match="section.field=value"):
         parse_sets(["steps"])
 
