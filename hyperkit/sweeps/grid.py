@@ -11,7 +11,7 @@ import yaml
 
 from hyperkit.backbones.catalog import NAMED, find_entry, resolve_strategy
 from hyperkit.backbones.config import BackboneConfig
-from hyperkit.config import merge
+from hyperkit.config import choose_variants, load_recipe, merge, read_value
 from hyperkit.errors import HyperkitError, unknown_name
 from hyperkit.sweeps.cell import Cell, Label
 
@@ -32,7 +32,7 @@ SIZES = ("nano", "tiny", "small", "base", "large")
 
 FAMILIES: Mapping[str, Mapping[str, str]] = {
     "random": {
-        "nano": "vit_nano",
+        "nano": "nano",
         "tiny": "timm:vit_tiny_patch16_224",
         "small": "timm:vit_small_patch16_224",
         "base": "random",
@@ -60,6 +60,12 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
 }
 """Family -> size -> backbone. "random" is the plain ViT of that size with fresh weights. nano-dino and nano-mae are
 families of their own: they share a method with dino and mae, but neither the pictures nor the length of training."""
+
+ALIASES: Mapping[str, str] = {"vit_nano": "nano"}
+"""Backbone -> the name in ``FAMILIES`` of the same network."""
+
+_OF_WEIGHTS = ("frozen", "lora", "finetune")
+"""Strategies that start from pretrained weights."""
 
 Resolver = Callable[[Cell], Mapping[str, Any]]
 
@@ -102,15 +108,10 @@ def parse_axis(text: str) -> Axis:
 
 def _scalar(text: str) -> Label:
     try:
-        value = yaml.safe_load(text)
+        value = read_value(text)
     except yaml.YAMLError as error:
         raise HyperkitError(f"The value {text!r} of an axis cannot be read: {error}") from error
-    if isinstance(value, str):
-        try:
-            return float(value)  # YAML 1.1 reads 1e-4 as a string
-        except ValueError:
-            return value
-    if isinstance(value, (int, float, bool)):
+    if isinstance(value, (str, int, float, bool)):
         return value
     raise HyperkitError(f"The value {text!r} of an axis is neither a number nor a name.")
 
@@ -146,20 +147,31 @@ def expand(
     if not listed:
         raise HyperkitError("The sweep has no seeds.", "Give --seeds 1 or more.")
     common = merge({"training": {"threads": threads}}, overrides or {})
+    content = _content_of(recipe, task)
     cells = []
     for values in itertools.product(*(axis.values for axis in axes)):
-        cell = make_cell(task, recipe, common, dict(zip(names, values, strict=True)))
+        cell = make_cell(task, recipe, common, dict(zip(names, values, strict=True)), content)
         cells += [resolved(cell.with_seed(seed), resolve) for seed in listed]
     return cells
 
 
-def make_cell(task: str, recipe: str, common: Mapping[str, Any], labels: Mapping[str, Label]) -> Cell:
+def _content_of(recipe: str, task: str) -> Mapping[str, Any]:
+    try:
+        return load_recipe(recipe, task)
+    except HyperkitError:  # what resolves the cells says what is wrong with the task or the recipe
+        return {}
+
+
+def make_cell(
+    task: str, recipe: str, common: Mapping[str, Any], labels: Mapping[str, Label], content: Mapping[str, Any]
+) -> Cell:
     """Return the cell of one combination, without a seed.
 
     Args:
         task, recipe: of the cell.
         common: overrides that all cells share.
         labels: axis -> value.
+        content: of the recipe, whose backbone counts where the overrides have none.
 
     Raises:
         HyperkitError: a backbone does not exist.
@@ -170,14 +182,26 @@ def make_cell(task: str, recipe: str, common: Mapping[str, Any], labels: Mapping
             overrides = merge(overrides, _nested(AXES.get(name, name), value))
     reason = None
     if "size" in labels:
-        family = str((overrides.get("backbone") or {}).get("name") or "random")
-        backbone, reason = sized(family, str(labels["size"]))
-        if backbone is not None:
-            overrides = merge(overrides, {"backbone": {"name": backbone}})
-            if family == "random" and "strategy" not in overrides["backbone"]:
-                overrides = merge(overrides, {"backbone": {"strategy": "random"}})
-    reason = reason or why_not_applicable(task, overrides.get("backbone") or {})
+        overrides, reason = _at_size(overrides, str(labels["size"]))
+    backbone = choose_variants(merge(content, overrides), {}).get("backbone")
+    reason = reason or why_not_applicable(task, backbone if isinstance(backbone, Mapping) else {})
     return Cell(task, recipe, overrides, dict(labels), not_applicable=reason)
+
+
+def _at_size(overrides: Mapping[str, Any], size: str) -> tuple[dict[str, Any], str | None]:
+    """Return overrides with the backbone of a size, and why there is none or it does not go with the strategy.
+
+    Of the family "random" it never gets pretrained weights, though timm has some for most of these networks.
+    """
+    asked = overrides.get("backbone") or {}
+    family, strategy = str(asked.get("name") or "random"), asked.get("strategy", "auto")
+    name, reason = sized(family, size)
+    backbone = {} if name is None else {"name": name}
+    if family == "random" and strategy == "auto":
+        backbone["strategy"] = "random"
+    elif family == "random" and strategy in _OF_WEIGHTS:
+        reason = _without_weights(family, strategy)
+    return merge(overrides, {"backbone": backbone}), reason
 
 
 def resolved(cell: Cell, resolve: Resolver | None) -> Cell:
@@ -216,13 +240,17 @@ def why_not_applicable(task: str, backbone: Mapping[str, Any]) -> str | None:
     if (task == "audio") != (entry.modality == "sound"):
         return f"{name} reads {entry.modality}s, the task {task} does not"
     known = {key: backbone[key] for key in ("name", "strategy", "weights") if key in backbone}
-    if known.get("strategy", "auto") not in ("frozen", "lora", "finetune"):
+    if known.get("strategy", "auto") not in _OF_WEIGHTS:
         return None
     try:
         resolve_strategy(BackboneConfig(**known), entry)
     except HyperkitError:
-        return f"{name} has no pretrained weights for the strategy {known['strategy']}"
+        return _without_weights(name, known["strategy"])
     return None
+
+
+def _without_weights(name: str, strategy: str) -> str:
+    return f"{name} has no pretrained weights for the strategy {strategy}"
 
 
 def _nested(dotted: str, value: Label) -> dict[str, Any]:

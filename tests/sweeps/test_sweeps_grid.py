@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hyperkit.backbones.catalog import NAMED, find_entry
+from hyperkit.backbones.catalog import NAMED, find_entry, resolve_strategy
+from hyperkit.backbones.config import BackboneConfig
 from hyperkit.config import parse_sets
 from hyperkit.errors import HyperkitError
 from hyperkit.sweeps.cell import BOOKKEEPING, Cell, flatten, train_command
@@ -56,12 +57,36 @@ def test_every_size_of_a_family_is_a_backbone_and_random_ones_stay_random() -> N
         assert cell.not_applicable is None
 
 
+def test_the_plain_networks_of_all_sizes_never_get_weights() -> None:
+    sizes, strategies = tuple(FAMILIES["random"]), ("auto", "random", "frozen", "lora", "finetune")
+    auto: dict[str, Any] = {"backbone": {"strategy": "auto"}}
+    cells = expand("nvs", [Axis("size", sizes), Axis("strategy", strategies)])
+    cells += expand("nvs", [Axis("backbone", ("random",)), Axis("size", sizes)], overrides=auto)
+    for cell in cells:
+        strategy = cell.labels.get("strategy", "auto")
+        if strategy in ("auto", "random"):
+            assert cell.not_applicable is None
+            assert resolve_strategy(BackboneConfig(**cell.overrides["backbone"])) == "random"
+        else:
+            assert cell.not_applicable == f"random has no pretrained weights for the strategy {strategy}"
+    with pytest.raises(HyperkitError, match="strategy"):
+        expand("nvs", [Axis("size", ("nano",)), Axis("strategy", ("freeze",))], resolve=plain)
+
+
 def test_a_strategy_that_needs_weights_is_not_applicable_without_them() -> None:
     cells = expand("nvs", [Axis("backbone", ("vit_nano", "dino")), Axis("strategy", ("random", "frozen", "auto"))])
     refused = {(c.labels["backbone"], c.labels["strategy"]): c.not_applicable for c in cells if c.not_applicable}
     assert refused == {("vit_nano", "frozen"): "vit_nano has no pretrained weights for the strategy frozen"}
     given = expand("nvs", [Axis("strategy", ("frozen",))], overrides={"backbone": {"name": "vit_nano", "weights": "f"}})
     assert given[0].not_applicable is None
+    # the recipe's own backbone is vit_nano, and that of the paper's is frozen
+    own = expand("nvs", [Axis("strategy", ("random", "frozen"))], resolve=plain)
+    assert [cell.not_applicable for cell in own] == [None, refused["vit_nano", "frozen"]]
+    frozen = expand("nvs", [Axis("backbone", ("random", "clip"))], recipe="paper/nvs-dino-frozen", resolve=plain)
+    assert [cell.not_applicable for cell in frozen] == [
+        "random has no pretrained weights for the strategy frozen",
+        None,
+    ]
     (sound,) = expand("nvs", [Axis("backbone", ("whisper-tiny",))])
     assert sound.not_applicable == "whisper-tiny reads sounds, the task nvs does not"
 
@@ -95,6 +120,7 @@ def test_values_are_read_as_numbers_where_they_are() -> None:
     assert parse_axis("learning_rate=1e-4, 0.1,3").values == (1e-4, 0.1, 3)
     assert parse_axis("context.pose_tokens=true,false").values == (True, False)
     assert parse_axis("algorithm=ipc, ponp").values == ("ipc", "ponp")
+    assert parse_axis("data.root='2024',\"1e3\"").values == ("2024", "1e3")
 
 
 def test_the_identity_is_that_of_the_settings_however_they_are_given() -> None:
@@ -123,8 +149,8 @@ def test_what_does_not_make_another_cell_are_settings_that_change_no_number() ->
 def test_the_command_sets_exactly_what_the_cell_says() -> None:
     overrides = {
         "backbone": {"name": "dino", "weights": None},
-        "data": {"classes": ["cars", "a, b"], "train_fraction": 1e-05},
-        "training": {"seed": 3, "slim": True, "max_time": "10m"},
+        "data": {"classes": ["cars", "a, b"], "root": "2024", "train_fraction": 1e-05},
+        "training": {"seed": 3, "slim": True, "max_time": "10m", "precision": "32"},
     }
     command = train_command(Cell("nvs", "debug", overrides))
     sets = [command[i + 1] for i, word in enumerate(command) if word == "--set"]

@@ -191,8 +191,9 @@ def test_a_curve_holds_the_points_of_one_strategy_and_its_law_is_the_regression_
 
 
 def test_encoders_of_a_family_make_one_curve_against_their_parameters(tmp_path: Path) -> None:
-    sizes = {"vit_nano": 1.4e6, "timm:vit_tiny_patch16_224": 5.5e6, "random": 86e6, "dino-small": 22e6, "dino": 86e6}
-    lines = [{"backbone": name, "strategy": "random" if k < 3 else "finetune"} for k, name in enumerate(sizes)]
+    plain = {"nano": 1.3e6, "vit_nano": 1.4e6, "timm:vit_tiny_patch16_224": 5.5e6, "random": 86e6}
+    sizes = {**plain, "dino-small": 22e6, "dino": 86e6}
+    lines = [{"backbone": name, "strategy": "random" if name in plain else "finetune"} for name in sizes]
     rows = tidy_rows(
         sweep_of(
             tmp_path / "s", lines, lambda labels, seed: 20.0 + seed, parameters=lambda lb: sizes[str(lb["backbone"])]
@@ -200,10 +201,21 @@ def test_encoders_of_a_family_make_one_curve_against_their_parameters(tmp_path: 
     )
     assert axes_to_plot(rows) == ["encoder_parameters"]
     random, dino = curves(rows, "psnr", "encoder_parameters")
-    assert (random.name, random.x) == ("random", (1.4e6, 5.5e6, 86e6))
+    assert (random.name, random.x) == ("random", tuple(plain.values()))
     assert (dino.name, dino.x) == ("dino", (22e6, 86e6))
     # every seed's values are alike at all sizes: nothing is shown, and that is said
     assert "no trend is shown" in law_in_words(random, "psnr", "encoder_parameters")
+
+
+def test_timms_own_weights_are_not_called_random(tmp_path: Path) -> None:
+    sizes = {"timm:vit_tiny_patch16_224": 5.5e6, "timm:vit_small_patch16_224": 22e6, "nano": 1.4e6, "random": 86e6}
+    for lines, names in (
+        ([{"backbone": name} for name in sizes], [*list(sizes)[:2], "random"]),
+        ([{"backbone": name, "strategy": "random"} for name in sizes], ["random, random"]),
+    ):
+        root = tmp_path / str(len(names))
+        sweep = sweep_of(root, lines, lambda lb, seed: 20.0, 1, parameters=lambda lb: sizes[str(lb["backbone"])])
+        assert [curve.name for curve in curves(tidy_rows(sweep), "psnr", "encoder_parameters")] == names
 
 
 def test_the_axes_size_and_family_make_curves_too_and_encoders_of_one_size_none(tmp_path: Path) -> None:
@@ -308,7 +320,7 @@ def test_the_page_of_a_figure_stands_alone_and_its_links_lead_somewhere(
     inside = [link[1:] for link in page.links if link.startswith("#")]
     assert set(inside) == set(page.ids)
     outside = [link for link in page.links if not link.startswith("#")]
-    assert len(outside) == 10 + 3 * 30
+    assert len(outside) == 10 + 4 * 30
     assert all((sweep.path / link).is_file() for link in outside)
     assert "--set a=&lt;b&gt;</code>" in text
     for note in told["notes"]:
