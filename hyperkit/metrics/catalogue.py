@@ -69,6 +69,11 @@ CATALOGUE: dict[str, Metric] = {
 _DECIMALS = {"psnr": 3, "si_sdr": 3, "lsd": 3}
 
 
+def metric_name(name: str) -> str:
+    """Return what people call a metric, as in ``PSNR``; one that is not known keeps its name."""
+    return CATALOGUE[name].name if name in CATALOGUE else name
+
+
 def metric_label(name: str) -> str:
     """Return a table heading: name, unit and the direction of better results, as in ``PSNR (dB) ↑``."""
     metric = CATALOGUE.get(name)
@@ -78,6 +83,12 @@ def metric_label(name: str) -> str:
         return f"{metric.name} (ideal {IDEALS[name]:.3f})"
     unit = f" ({metric.unit})" if metric.unit else ""
     return f"{metric.name}{unit} {'↑' if metric.higher_is_better else '↓'}"
+
+
+def metric_value(name: str, value: float) -> str:
+    """Return a value with the metric's name and unit, as in ``PSNR 20.000 dB``."""
+    unit = CATALOGUE[name].unit if name in CATALOGUE else ""
+    return f"{metric_name(name)} {format_value(name, value)}" + (f" {unit}" if unit else "")
 
 
 def format_value(name: str, value: float) -> str:

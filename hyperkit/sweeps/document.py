@@ -56,7 +56,6 @@ class Section:
 
     Attributes:
         title: its heading.
-        lead: sentences before the table.
         table: its table.
         pictures: after the table.
         items: a list after them.
@@ -64,7 +63,6 @@ class Section:
     """
 
     title: str
-    lead: tuple[str, ...] = ()
     table: Table | None = None
     pictures: tuple[Picture, ...] = ()
     items: tuple[str, ...] = ()
@@ -90,7 +88,7 @@ def markdown(title: str, lead: Sequence[str], notes: Sequence[str], sections: Se
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
     for section in sections:
-        parts += [f"## {section.title}", *section.lead]
+        parts.append(f"## {section.title}")
         if section.table is not None:
             parts.append(_table(section.table, root))
         parts += [f"![{_escaped(p.caption)}]({relative(p.path, root)})\n\n{p.caption}" for p in section.pictures]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hyperkit.metrics.catalogue import CATALOGUE, format_value, metric_label
+from hyperkit.metrics.catalogue import format_value, metric_label, metric_name
 from hyperkit.sweeps.cell import Label
-from hyperkit.sweeps.document import Section, Table, markdown
+from hyperkit.sweeps.document import Section, Table
 from hyperkit.sweeps.lines import axes_of, names_of, references, text_of
 from hyperkit.sweeps.published import Published, find_published
 from hyperkit.sweeps.store import SweepDirectory
 from hyperkit.sweeps.studies import STUDIES, Study
-from hyperkit.sweeps.table import Row, Summary, difference, over_seeds, tidy_rows
+from hyperkit.sweeps.table import Row, Summary, difference, over_seeds
 
 _PAPER = {"psnr": ("psnr", "PSNR, paper"), "ssim": ("ssim", "SSIM, paper"), "lpips": ("lpips", "LPIPS, paper")}
 _PAPER |= {"fid_2048": ("fid", "FID, paper (layer not stated)")}
@@ -47,27 +47,22 @@ def metrics_of(sweep: SweepDirectory, rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for name in names if not name.startswith(("psnr_of_", "retrieval_"))))
 
 
-def sweep_markdown(sweep: SweepDirectory) -> str:
-    """Return the tables of a sweep: its scores beside the published ones, what is missing and why, and the cost."""
-    rows = tidy_rows(sweep)
-    sections = [scores(sweep, rows), *differences(sweep, rows), *missing(rows), cost(rows)]
-    return markdown(title_of(sweep), lead_of(sweep), notes_of(sweep), sections, sweep.path)
-
-
 def title_of(sweep: SweepDirectory) -> str:
     """Return the heading of a report."""
     return str(sweep.content["about"].get("title", "Sweep"))
 
 
 def lead_of(sweep: SweepDirectory) -> list[str]:
-    """Return what is run, how much of it is done, and by which command."""
+    """Return what the runs start from, how many of them stand where, and the command that asked for them."""
     about, study = sweep.content["about"], study_of(sweep)
     definitions = [entry.folder.definition() for entry in sweep.entries() if entry.not_applicable is None]
     kinds = list(dict.fromkeys((d["task"], d["recipe"]) for d in definitions))
     what = [f"{study.source}, at the scale {about['scale']}."] if study is not None else []
     if kinds:
-        what.append("Each line is run by " + ", ".join(f"`hyperkit train {t} --recipe {r}`" for t, r in kinds[:4]))
-        what[-1] += f" and {len(kinds) - 4} more recipes." if len(kinds) > 4 else "."
+        recipes = ", ".join(f"`{recipe}` ({task})" for task, recipe in kinds[:4])
+        recipes += f" and {len(kinds) - 4} more" if len(kinds) > 4 else ""
+        start = "the recipe" if len(kinds) == 1 else "one of the recipes"
+        what.append(f"Each line starts from {start} {recipes}; a run's whole command is in its cell.json.")
     counts = ", ".join(f"{count} {status}" for status, count in sweep.counts().items())
     what.append(f"Runs: {counts or 'none'}.")
     lead = [" ".join(what)]
@@ -109,7 +104,7 @@ def scores(sweep: SweepDirectory, rows: Sequence[Row]) -> Section:
             for _, paper in columns:
                 cells += [_NONE, _published(row, paper[0])] if paper else [_NONE]
             table.append(cells)
-    notes = [f"{', '.join(map(_short, names))}: {why}." for why, names in _unavailable(sweep, metrics).items()]
+    notes = [f"{', '.join(map(metric_name, names))}: {why}." for why, names in _unavailable(sweep, metrics).items()]
     several = any(line.expected > 1 for line in lines)
     if several:
         notes.insert(0, "Values are means ± sample deviations over seeds.")
@@ -142,7 +137,7 @@ def _key(labels: Mapping[str, Label]) -> tuple[object, ...]:
 
 def _value(line: Summary, metric: str) -> str:
     if line.mean is None:
-        return _MISSING
+        return line.absence
     text = format_value(metric, line.mean)
     if line.deviation is not None:
         text += f" ± {format_value(metric, line.deviation)}"
@@ -176,7 +171,7 @@ def differences(sweep: SweepDirectory, rows: Sequence[Row]) -> list[Section]:
     head = ["line", "against"]
     for metric in shown:
         head += [metric_label(metric), "95 % interval"]
-    head.append(f"{_short(shown[0])} seed by seed")
+    head.append(f"{metric_name(shown[0])} seed by seed")
     table = []
     for index, k in enumerate(against):
         if k is not None and any(gains[metric][index].values for metric in shown):  # type: ignore[union-attr]
@@ -191,10 +186,6 @@ def differences(sweep: SweepDirectory, rows: Sequence[Row]) -> list[Section]:
         "interval is Student's, over seeds; one seed has none.",
     )
     return [Section("Differences", table=Table(head, table, 2), notes=notes)]
-
-
-def _short(metric: str) -> str:
-    return CATALOGUE[metric].name if metric in CATALOGUE else metric
 
 
 def _gain(gain: Summary | None, metric: str) -> list[str]:

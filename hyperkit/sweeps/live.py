@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, Any
 
-from hyperkit.metrics.catalogue import CATALOGUE, format_value
+from hyperkit.metrics.catalogue import CATALOGUE, metric_value
+from hyperkit.reports.words import duration
 from hyperkit.sweeps.state import CellFolder, Status
 from hyperkit.sweeps.store import SweepDirectory
 
@@ -177,8 +178,8 @@ class LiveTable:
         parts = [f"{counts[status]} {status}" for status in ("done", "running", "pending", "failed") if counts[status]]
         parts += [f"{self._others} not applicable"] if self._others else []
         left = self.seconds_left()
-        tail = f"; about {_duration(left)} left" if left else ""
-        return f"{len(self._cells)} runs: {', '.join(parts) or 'none'}; {_duration(self._clock() - self._began)}{tail}"
+        tail = f"; about {duration(left)} left" if left else ""
+        return f"{len(self._cells)} runs: {', '.join(parts) or 'none'}; {duration(self._clock() - self._began)}{tail}"
 
     def seconds_left(self) -> float | None:
         """Return the estimate of the time that is left, or None before anything is known.
@@ -201,10 +202,10 @@ class LiveTable:
     def _line(self, cell: _Followed, over: int) -> str:
         text = f"[{over}/{len(self._cells)}] {cell.name}: {cell.status}"
         details = [cell.value] if cell.status == "done" and cell.value else []
-        details += [_duration(cell.seconds)] if cell.status == "done" and cell.seconds else []
+        details += [duration(cell.seconds)] if cell.status == "done" and cell.seconds else []
         details += [cell.reason[:200]] if cell.status == "failed" and cell.reason else []
         left = self.seconds_left()
-        tail = f"; about {_duration(left)} left" if left and cell.status in _OVER else ""
+        tail = f"; about {duration(left)} left" if left and cell.status in _OVER else ""
         return text + (f" ({', '.join(details)})" if details else "") + tail
 
     def _show(self, stream: IO[str]) -> None:
@@ -236,7 +237,7 @@ class LiveTable:
             sign, style = _SIGNS[cell.status]
             step = f"{cell.step} of {cell.steps}" if cell.steps and cell.step else str(cell.step or "")
             seconds = now - cell.started if cell.status == "running" else cell.seconds
-            shown = _duration(seconds) if seconds else ""
+            shown = duration(seconds) if seconds else ""
             table.add_row(cell.name, f"[{style}]{sign} {cell.status}[/]", step, cell.value, shown)
         return Group(table, Text(caption, style="dim"))
 
@@ -267,16 +268,5 @@ def _value_of(values: dict[str, Any]) -> str:
     """Return the first metric that has a value, with its unit."""
     for name, value in values.items():
         if name in CATALOGUE and isinstance(value, (int, float)):
-            unit = CATALOGUE[name].unit
-            return f"{CATALOGUE[name].name} {format_value(name, value)}" + (f" {unit}" if unit else "")
+            return metric_value(name, value)
     return ""
-
-
-def _duration(seconds: float) -> str:
-    """Return "12 s", "3 min 5 s" or "2 h 10 min"."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -82,7 +82,7 @@ def page(title: str, lead: Sequence[str], notes: Sequence[str], sections: Sequen
 
 
 def _section(section: Section, root: Path) -> list[str]:
-    parts = [*map(_paragraph, section.lead)]
+    parts = []
     if section.table is not None:
         parts.append(_table(section.table, root))
     parts += [_figure(picture, root) for picture in section.pictures if picture.wide]

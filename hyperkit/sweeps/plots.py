@@ -166,7 +166,9 @@ def plot_lines(path: str | os.PathLike[str], names: Sequence[str], lines: Sequen
         if values:
             axes.errorbar([line.mean], [index], xerr=_bars([line]), color=colour, marker="o", capsize=3)
         else:
-            axes.text(0.5, index, "n/a", transform=axes.get_yaxis_transform(), ha="center", va="center", color=GREY)
+            axes.text(
+                0.5, index, line.absence, transform=axes.get_yaxis_transform(), ha="center", va="center", color=GREY
+            )
     axes.set_yticks(range(len(lines)), names)
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_xlabel(metric_label(metric))

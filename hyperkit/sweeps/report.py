@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hyperkit.files import write_text
-from hyperkit.metrics.catalogue import CATALOGUE, format_value
+from hyperkit.metrics.catalogue import metric_name, metric_value
 from hyperkit.sweeps import layout
 from hyperkit.sweeps.curves import AXIS_NAMES, Against, axes_to_plot, curves, law_in_words
 from hyperkit.sweeps.document import Links, Picture, Section, Table, markdown
@@ -84,8 +84,10 @@ def _against(folder: Path, rows: Sequence[Row], metrics: Sequence[str], axis: Ag
             continue
         path = folder / f"{metric}_by_{axis}.png"
         plot_curves(path, found, metric, axis)
-        pictures.append(Picture(path, f"{_name(metric)} against the {AXIS_NAMES[axis]}; bars: deviation over seeds."))
-        words += [f"{_name(metric)}, {law_in_words(curve, metric, axis)}" for curve in found]
+        pictures.append(
+            Picture(path, f"{metric_name(metric)} against the {AXIS_NAMES[axis]}; bars: deviation over seeds.")
+        )
+        words += [f"{metric_name(metric)}, {law_in_words(curve, metric, axis)}" for curve in found]
     title = "Against the " + ("training data" if axis == "data_fraction" else "size of the encoder")
     return Section(title, pictures=tuple(pictures), items=tuple(words), notes=(_LAWS,))
 
@@ -99,12 +101,8 @@ def _by_line(folder: Path, rows: Sequence[Row], metrics: Sequence[str]) -> list[
     for metric in metrics:
         path = folder / f"{metric}_by_line.png"
         plot_lines(path, names, over_seeds(rows, metric), metric)
-        pictures.append(Picture(path, f"{_name(metric)}: mean and deviation over seeds; pale dots are seeds."))
+        pictures.append(Picture(path, f"{metric_name(metric)}: mean and deviation over seeds; pale dots are seeds."))
     return [Section("Line by line", pictures=tuple(pictures))]
-
-
-def _name(metric: str) -> str:
-    return CATALOGUE[metric].name if metric in CATALOGUE else metric
 
 
 def _pictures(sweep: SweepDirectory, rows: Sequence[Row]) -> list[Section]:
@@ -138,12 +136,11 @@ def _score(entry: Entry, metric: str | None) -> str:
     value = (((entry.folder.result() or {}).get("test") or {}).get("all") or {}).get(metric)
     if metric is None or not isinstance(value, (int, float)):
         return ""
-    unit = CATALOGUE[metric].unit if metric in CATALOGUE else ""
-    return f"{_name(metric)} {format_value(metric, value)}" + (f" {unit}" if unit else "")
+    return metric_value(metric, value)
 
 
 def _runs(sweep: SweepDirectory, rows: Sequence[Row]) -> list[Section]:
-    """List every cell: how it ended and why, its score, and where its curves, results and pictures are."""
+    """List every cell: how it ended and why, its score, and where its command, curves, results and picture are."""
     main = next(iter(layout.metrics_of(sweep, rows)), None)
     table: list[list[str | Links]] = []
     for entry in sweep.entries():
@@ -160,7 +157,12 @@ def _runs(sweep: SweepDirectory, rows: Sequence[Row]) -> list[Section]:
 def _links(entry: Entry) -> Links:
     run = entry.folder.run
     picture = _picture_of(entry.folder)
-    places = {"curves": run / "media" / "curves.png", "results": run / "results.md", "picture": picture}
+    places = {
+        "cell.json": entry.folder.path / "cell.json",
+        "curves": run / "media" / "curves.png",
+        "results": run / "results.md",
+        "picture": picture,
+    }
     if entry.not_applicable is None and entry.status() == "failed":
         places["messages"] = entry.folder.path / "stderr.txt"
     return Links(tuple((name, path) for name, path in places.items() if path is not None and path.is_file()))

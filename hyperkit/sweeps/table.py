@@ -19,6 +19,7 @@ from hyperkit.sweeps.store import Entry, SweepDirectory
 SEED = "seed"
 _FRONT = ("cell",)
 _BACK = ("status", "reason", "split", "class", "metric", "value", "n", "standard_error")
+_OPEN = ("failed", "pending", "running")
 _COST = ("seconds", "cpu_seconds", "peak_memory_bytes", "gpu_peak_memory_bytes", "gpu_energy_joules")
 
 Row = dict[str, Any]
@@ -108,17 +109,24 @@ class Summary:
         values: seed -> value; those that are not available are left out.
         expected: number of seeds that were asked for.
         reasons: why seeds are missing, each reason once.
+        statuses: where the seeds' runs stand, each status once.
     """
 
     labels: Mapping[str, Label]
     values: Mapping[Label, float]
     expected: int
     reasons: tuple[str, ...] = field(default=())
+    statuses: tuple[str, ...] = field(default=())
 
     @property
     def mean(self) -> float | None:
         """Mean over the seeds that are there; None without any."""
         return statistics.fmean(self.values.values()) if self.values else None
+
+    @property
+    def absence(self) -> str:
+        """What is shown where there is no value: "failed", "pending", "running", or "n/a" of a metric without one."""
+        return ", ".join(dict.fromkeys(s if s in _OPEN else "n/a" for s in self.statuses)) or "n/a"
 
     @property
     def deviation(self) -> float | None:
@@ -153,8 +161,9 @@ def over_seeds(
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         labels = {name: value for name, value in row.items() if name not in fixed}
-        entry = found.setdefault(tuple(labels.items()), {"labels": labels, "values": {}, "seeds": {}, "reasons": {}})
-        entry["seeds"][row.get(SEED)] = None
+        new: dict[str, Any] = {"labels": labels, "values": {}, "seeds": {}, "reasons": {}, "statuses": {}}
+        entry = found.setdefault(tuple(labels.items()), new)
+        entry["seeds"][row.get(SEED)] = entry["statuses"][row["status"]] = None
         if row["metric"] is None:
             entry["reasons"][row["reason"] or row["status"]] = None
         elif (row["metric"], row["split"], row["class"]) == (metric, split, group):
@@ -162,7 +171,10 @@ def over_seeds(
                 entry["values"][row.get(SEED)] = row["value"]
             else:
                 entry["reasons"][f"{metric} is not available"] = None
-    return [Summary(e["labels"], e["values"], len(e["seeds"]), tuple(e["reasons"])) for e in found.values()]
+    return [
+        Summary(e["labels"], e["values"], len(e["seeds"]), tuple(e["reasons"]), tuple(e["statuses"]))
+        for e in found.values()
+    ]
 
 
 def difference(one: Summary, other: Summary) -> Summary:

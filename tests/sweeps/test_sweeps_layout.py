@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hyperkit.backbones.catalog import NAMED
-from hyperkit.sweeps.cell import Cell
-from hyperkit.sweeps.layout import sweep_markdown
+from hyperkit.sweeps.cell import Cell, Label, train_command
+from hyperkit.sweeps.report import write_report
 from hyperkit.sweeps.store import SweepDirectory
 from hyperkit.sweeps.studies import NANO, NANO_DINO, NANO_MAE, about, find_study, study_cells
+from hyperkit.sweeps.table import over_seeds, tidy_rows
 
 
 def finish(sweep: SweepDirectory, psnr: dict[str, float], metric: str = "psnr") -> None:
@@ -25,6 +28,10 @@ def finish(sweep: SweepDirectory, psnr: dict[str, float], metric: str = "psnr") 
                 "cost": {"seconds": 60.0, "peak_memory_bytes": 1.5e9},
             }
             (entry.folder.path / "result.json").write_text(json.dumps(content))
+
+
+def report_of(sweep: SweepDirectory) -> str:
+    return write_report(sweep)["markdown"].read_text()
 
 
 def table(text: str, title: str) -> list[dict[str, str]]:
@@ -47,7 +54,7 @@ def test_each_line_stands_beside_the_published_one_that_asks_the_same(
     (failed.folder.path / "result.json").unlink()
     state = {"state": "failed", "reason": "Error: memory\nran out"}
     (failed.folder.path / "state.json").write_text(json.dumps(state))
-    text = sweep_markdown(sweep)
+    text = report_of(sweep)
     found = [
         (line["backbone"], line["strategy"], line["PSNR (dB) ↑"], line["beside the paper's"], line["PSNR, paper"])
         for line in table(text, "Scores")
@@ -55,7 +62,7 @@ def test_each_line_stands_beside_the_published_one_that_asks_the_same(
     assert found == [
         (NANO, "random", "10.100 ± 0.100", "random", "20.862"),
         (NANO_MAE, "frozen", "11.100 ± 0.141 (2 of 3)", "frozen", "21.035"),
-        (NANO_MAE, "lora", "n/a", "lora", "21.246"),
+        (NANO_MAE, "lora", "pending", "lora", "21.246"),
         (NANO_MAE, "finetune", "12.100 ± 0.100", "finetune", "21.737"),
     ]
     assert "\n- Built-in cars, chairs and lamps in the place of LearnIt ShapeNet" in text
@@ -71,7 +78,7 @@ def test_each_line_stands_beside_the_published_one_that_asks_the_same(
 def test_published_rows_without_a_counterpart_are_shown_as_not_run(tmp_path: Path) -> None:
     study = find_study("table1")
     sweep = SweepDirectory.create(tmp_path / "s", study_cells(study, "quick"), about(study, "quick"))
-    lines = table(sweep_markdown(sweep), "Scores")
+    lines = table(report_of(sweep), "Scores")
     assert [(line["backbone"], line["beside the paper's"]) for line in lines] == [
         (NANO, "random"),
         (NANO_MAE, "mae"),
@@ -87,7 +94,38 @@ def test_a_sweep_without_a_study_shows_the_metrics_that_it_has(tmp_path: Path) -
     common = Cell("segment", "debug", {}, {"strategy": "random"})
     sweep = SweepDirectory.create(tmp_path / "s", [common.with_seed(0)])
     finish(sweep, {"random": 0.5}, "miou")
-    (line,) = table(sweep_markdown(sweep), "Scores")
+    (line,) = table(report_of(sweep), "Scores")
     assert line == {"strategy": "random", "mIoU ↑": "0.5000"}
     empty = SweepDirectory.create(tmp_path / "t", [common.with_seed(0)])
-    assert "pending" in sweep_markdown(empty)
+    assert "pending" in report_of(empty)
+
+
+def test_a_value_that_is_missing_says_where_its_runs_stand(tmp_path: Path) -> None:
+    labels: list[dict[str, Label]] = [{"strategy": name} for name in ("done", "failed", "both", "late", "never")]
+    cells = [Cell("nvs", "debug", {"line": k}, line).with_seed(s) for k, line in enumerate(labels) for s in range(2)]
+    cells[8:] = [replace(cell, not_applicable="no weights") for cell in cells[8:]]
+    sweep = SweepDirectory.create(tmp_path / "s", cells)
+    finish(sweep, {"done": 20.0})
+    failed, claim = {"state": "failed", "reason": "NaN"}, sweep.folders()[7].claim()
+    for entry in (sweep.entries()[k] for k in (2, 3, 4)):
+        (entry.folder.path / "state.json").write_text(json.dumps(failed))
+    assert claim is not None
+    claim.start()
+    rows = {line["strategy"]: line["PSNR (dB) ↑"] for line in table(report_of(sweep), "Scores")}
+    states = {"failed": "failed", "both": "failed, pending", "late": "pending, running", "never": "n/a"}
+    assert rows == {"done": "20.050 ± 0.071", **states}
+    claim.release()
+    # a metric that the finished runs do not have is not available
+    assert [line.absence for line in over_seeds(tidy_rows(sweep), "lpips")][:2] == ["n/a", "failed"]
+
+
+def test_a_report_says_what_its_lines_start_from_and_leads_to_the_whole_commands(tmp_path: Path) -> None:
+    cells = [Cell("nvs", "debug", {"hypernet": {"groups": g}}, {"groups": g}) for g in (1, 4)]
+    sweep = SweepDirectory.create(tmp_path / "s", cells)
+    text = report_of(sweep)
+    assert "Each line starts from the recipe `debug` (nvs); a run's whole command is in its cell.json." in text
+    for cell, line in zip(cells, table(text, "Runs"), strict=True):
+        (link,) = re.findall(r"\[cell\.json\]\(([^)]+)\)", line["files"])
+        assert json.loads((sweep.path / link).read_text())["command"] == train_command(cell)
+    others = SweepDirectory.create(sweep.path, [Cell("nvs", f"r{k}", {}, {"row": k}) for k in range(5)])
+    assert "one of the recipes `debug` (nvs), `r0` (nvs), `r1` (nvs), `r2` (nvs) and 2 more;" in report_of(others)
