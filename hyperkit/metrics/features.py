@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ class FeatureMetrics:
     """Collects the error of features over objects' pixels, batch by batch, beside the metrics of parts.
 
     ``feature_error`` is one view's mean squared error in units of the variance over the views that were trained on: 1
-    for somebody who always says the mean. ``feature_explained`` is the share of the variance over a whole set that is
-    explained, 1 - sum |F - F_t|^2 / sum |F_t - mean F_t|^2, for each class about its own mean.
+    for somebody who always says the mean, and None of a view that shows no object, which ``aggregate`` leaves out.
+    ``feature_explained`` is the share of the variance over a whole set that is explained,
+    1 - sum |F - F_t|^2 / sum |F_t - mean F_t|^2, for each class about its own mean.
 
     Args:
         parts: collects the others.
@@ -33,7 +35,7 @@ class FeatureMetrics:
         self.parts = parts
         self.unavailable, self.weights = parts.unavailable, parts.weights
         self.notes: dict[str, str] = {}
-        self._errors: list[float] = []
+        self._errors: list[float | None] = []
         self._sums: dict[str, Tensor] = {}
 
     def update(
@@ -51,23 +53,24 @@ class FeatureMetrics:
         if truth is None:
             self.unavailable.update(dict.fromkeys(DISTILLED_METRICS, reason))
             return self._joined(scores, [])
-        values = []
+        values: list[float | None] = []
         for prediction, target, inside, name in zip(found.double(), truth.double(), shown, classes, strict=True):
             own, aim = prediction[inside], target[inside]
             error = (own - aim).square().sum()
-            values.append(float(error) / max(aim.numel(), 1))
+            values.append(float(error) / aim.numel() if aim.numel() else None)
             # pixels, error, sum of squares, sum: all that the shares need, of one class or of all together
             sums = torch.cat((torch.stack((aim.new_tensor(float(len(aim))), error, aim.square().sum())), aim.sum(0)))
             self._sums[name] = self._sums.get(name, 0) + sums.cpu()
         self._errors += values
         return self._joined(scores, values)
 
-    def _joined(self, scores: Scores, values: Sequence[float]) -> Scores:
+    def _joined(self, scores: Scores, values: Sequence[float | None]) -> Scores:
         metrics = {**scores.metrics, "feature_error": DISTILLED_METRICS["feature_error"]}
         if "feature_error" in self.unavailable:
             missing = {**scores.unavailable, "feature_error": self.unavailable["feature_error"]}
             return replace(scores, metrics=metrics, unavailable=missing)
-        return replace(scores, values={**scores.values, "feature_error": list(values)}, metrics=metrics)
+        kept = cast("list[float]", list(values))
+        return replace(scores, values={**scores.values, "feature_error": kept}, metrics=metrics)
 
     def scores(self) -> Scores:
         """Return the per-item values of all batches so far, in their order."""

@@ -192,7 +192,7 @@ class SegmentTask(NVSTask):
         captions = [
             [
                 *("", "", f"{one.psnr:.2f} dB PSNR", "", f"mIoU {scores.values['object_miou'][one.index]:.2f}"),
-                *([] if errors is None else ["", f"error {errors[one.index]:.2f}"]),
+                *([] if errors is None else ["", _error(errors[one.index])]),
             ]
             for one in examples
         ]
@@ -258,6 +258,10 @@ class FeatureMeter(PartMeter):
         assert batch.labels is not None
         _, found = split_features(output, len(self.part_metrics.parts))
         return self.metrics.update(scores, found, batch.features, batch.labels > 0, batch.classes, self._reason())
+
+
+def _error(value: float | None) -> str:
+    return "error n/a" if value is None else f"error {value:.2f}"
 
 
 def split_features(output: Rendered, parts: int) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
 def validate(task: Task, model: nn.Module, fabric: Fabric, stopped: Callable[[], bool]) -> dict[str, float] | None:
     """Return the mean over all items of each metric that the task gives, and their number as "n".
 
-    Process r takes the batches r, r + world, ... Items whose value is not finite make the mean not finite.
+    Process r takes the batches r, r + world, ... Items whose value is not finite make the mean not finite; those whose
+    value is None are left out of it, and a metric that has no meaning for any item altogether.
 
     Returns:
         The means, the same in all processes; None when ``stopped`` became true on the way.
     """
     sums: dict[str, float] = {}
+    counts: Counter[str] = Counter()
     items, cut_off = 0, False
     was_training = model.training
     model.eval()
@@ -36,17 +39,22 @@ def validate(task: Task, model: nn.Module, fabric: Fabric, stopped: Callable[[],
                 break
             scores = task.evaluate(model, batch.to(fabric.device))
             for name in scores:
-                sums[name] = sums.get(name, 0.0) + math.fsum(scores.values[name])
+                values = [value for value in scores.values[name] if value is not None]
+                sums[name] = sums.get(name, 0.0) + math.fsum(values)
+                counts[name] += len(values)
             items += len(scores.ids)
     model.train(was_training)
     if fabric.world_size > 1:
         names = fabric.broadcast(sorted(sums))  # the first process has a batch if any has
-        numbers = [float(cut_off), float(items), *(sums.get(name, 0.0) for name in names)]
+        own = [*(sums.get(name, 0.0) for name in names), *(float(counts[name]) for name in names)]
+        numbers = [float(cut_off), float(items), *own]
         total = fabric.all_reduce(torch.tensor(numbers, dtype=torch.float64, device=fabric.device), reduce_op="sum")
-        flag, count, *values = total.tolist()
-        cut_off, items, sums = flag > 0, int(count), dict(zip(names, values, strict=True))
+        flag, count, *found = total.tolist()
+        cut_off, items = flag > 0, int(count)
+        sums = dict(zip(names, found[: len(names)], strict=True))
+        counts = Counter(dict(zip(names, map(int, found[len(names) :]), strict=True)))
     if cut_off:
         return None
     if not items:
         return {"n": 0}
-    return {**{name: total / items for name, total in sums.items()}, "n": items}
+    return {**{name: total / counts[name] for name, total in sums.items() if counts[name]}, "n": items}

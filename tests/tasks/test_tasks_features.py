@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 
+import hyperkit.reports.parts as sheets
 from hyperkit.config import merge
 from hyperkit.contracts import Rays, Rendered, Scores, TargetParams
 from hyperkit.data.feature_maps import Basis, FeatureBasis
@@ -23,6 +27,7 @@ from hyperkit.randomness import StepRandom
 from hyperkit.renderers import RendererConfig, render_rays
 from hyperkit.reports.features import feature_limits, feature_picture
 from hyperkit.targets.radiance_field import RadianceField, RadianceFieldConfig
+from hyperkit.tasks.inr import Example
 from hyperkit.tasks.segment import SegmentTask
 from hyperkit.training.checkpoints import load_checkpoint
 from hyperkit.workflows.configure import from_recipe
@@ -146,6 +151,28 @@ def test_the_share_that_is_explained_is_about_the_mean_of_all_pixels() -> None:
     assert "feature_error" not in missing.values
     assert missing.unavailable["feature_error"] == metrics.unavailable["feature_explained"] == "gone"
     assert metrics.distribution()["feature_explained"] == {}
+
+
+def test_an_example_that_shows_no_object_has_no_error(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = build(weights)
+    batch = next(iter(task.validation()))
+    assert batch.labels is not None
+    batch = replace(batch, labels=batch.labels * (torch.arange(len(batch.ids)) > 0)[:, None])
+    output, _ = task.predict(task.build_model().eval(), batch)
+    captions: list[list[str]] = []
+    draw = sheets.parts_sheet
+
+    def noted(*given: Any) -> Any:
+        captions.extend(given[4])
+        return draw(*given)
+
+    monkeypatch.setattr(sheets, "parts_sheet", noted)
+    task.write_examples(tmp_path / "examples.png", batch, output, [Example("empty", 0, 1.0), Example("full", 1, 1.0)])
+    empty, full = (row[-1] for row in captions)
+    assert empty == "error n/a"
+    assert re.fullmatch(r"error \d+\.\d\d", full)
 
 
 def test_colours_of_features_are_composited_on_white() -> None:
