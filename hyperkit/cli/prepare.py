@@ -117,6 +117,7 @@ def prepare(
     hyperkit prepare audio --librispeech dev-clean --out DIR   download LibriSpeech
     hyperkit prepare backbone clip                    download and verify pretrained weights
     hyperkit prepare backbone nano --pretrain dino    pretrain the small one, as the package's was
+    hyperkit prepare backbone nano --resume RUN       go on with a pretraining that was stopped
     hyperkit prepare metrics                          download and verify the metrics' weights
     hyperkit prepare --list                           what is in the cache
     """

@@ -14,7 +14,7 @@ from hyperkit.backbones.nano import build_nano, save_nano
 from hyperkit.backbones.nano.architecture import LARGEST, stored_bytes
 from hyperkit.config import load_recipe, merge
 from hyperkit.errors import HyperkitError, unknown_name
-from hyperkit.files import atomic_path, sha256_of
+from hyperkit.files import atomic_path, sha256_of, write_text
 from hyperkit.metrics.aggregate import aggregate
 from hyperkit.reports.plots import training_curves
 from hyperkit.reports.tables import write_results
@@ -31,6 +31,8 @@ _LOG = logging.getLogger("hyperkit")
 METHODS = ("dino", "mae")
 FRESH, PRETRAINED = "fresh", "pretrained"
 _SUFFIX = ".safetensors"
+_PLACE = "weights_beside.txt"
+"""In the folder of a run whose weights go into a file beside it: the name of that file."""
 
 
 def pretrain_nano(
@@ -47,11 +49,12 @@ def pretrain_nano(
 
     Args:
         method: "dino" or "mae"; None with ``resume``, whose run has one.
-        recipe: name or path; None: that of the weights that come with the package.
+        recipe: name or path, not with ``resume``; None: that of the weights that come with the package.
         overrides: nested values laid over the recipe, as ``{"training": {"steps": 100}}``.
         out: folder of the run, ``runs/pretrain-<time>`` by default; an interrupted run there is gone on with. Or the
             file of the weights, ``NAME.safetensors``: the run is then in the folder NAME beside it.
-        resume: a run to go on with; its own configuration holds, ``overrides`` may change how far and where.
+        resume: a run to go on with; its own configuration holds, ``overrides`` may change how far and where. The
+            weights go where they were to go when it was started.
         progress: is told of every step.
         data_progress: is told (done, in all) while the pictures are made on first use.
 
@@ -60,23 +63,29 @@ def pretrain_nano(
         among the files "weights", the backbone's.
 
     Raises:
-        HyperkitError: a bad method or configuration, or the network would be larger than ``LARGEST``.
+        HyperkitError: a bad method or configuration, ``out`` or ``recipe`` with ``resume``, or the network would be
+            larger than ``LARGEST``.
         RunFailed: the loss is not a number, memory or disk are full.
         RunInterrupted: SIGINT or SIGTERM; the state is saved.
     """
-    if resume is not None and out is not None:
-        raise HyperkitError("Both --out and --resume were given.", "--resume RUN goes on in RUN itself.")
+    clash = [name for name, value in (("--out", out), ("--recipe", recipe)) if value is not None]
+    if resume is not None and clash:
+        raise HyperkitError(
+            f"Both {clash[0]} and --resume were given.", "--resume RUN goes on in RUN itself, by its configuration."
+        )
     task_cls, config = _configure(method, recipe, overrides, resume)
-    folder, file = _places(out) if resume is None else (Path(resume), None)
+    folder = _folder(out) if resume is None else Path(resume)
     _check_size(config)
     plain = config.model_dump(mode="json")
     with open_run(task_cls, plain, folder, resume is not None) as run:
+        if resume is None and not run.follower:
+            _keep_place(run, out)
         task: Any = task_cls(config, config.training.seed)
         task.data_progress = data_progress
         fitted = fit(task, config.training, run, stored_config=plain, progress=progress)
         if run.follower:
             return RunResult(run.path, {})
-        return report(run, task, fitted, file or run.path / f"nano-{config.method}{_SUFFIX}")
+        return report(run, task, fitted, _file(run, config.method))
 
 
 def _configure(
@@ -97,16 +106,34 @@ def _configure(
     if method not in (None, config.method):
         raise HyperkitError(
             f"{source} pretrains by {config.method}, and --pretrain {method} was given.",
-            f"Give --pretrain {config.method}, or leave --recipe and --resume out.",
+            f"Give --pretrain {config.method}, or leave {'--recipe' if resume is None else '--resume'} out.",
         )
     return task_cls, config
 
 
-def _places(out: str | os.PathLike[str] | None) -> tuple[Path | None, Path | None]:
-    """Return the folder of the run and the file of the weights, as far as ``out`` says."""
-    if out is None or Path(out).suffix != _SUFFIX:
-        return None if out is None else Path(out), None
-    return Path(out).with_suffix(""), Path(out)
+def _is_file(out: str | os.PathLike[str] | None) -> bool:
+    return out is not None and Path(out).suffix == _SUFFIX
+
+
+def _folder(out: str | os.PathLike[str] | None) -> Path | None:
+    """Return the folder of the run, as far as ``out`` says: that beside a file of weights has its name."""
+    return None if out is None else Path(out).with_suffix("") if _is_file(out) else Path(out)
+
+
+def _keep_place(run: RunDirectory, out: str | os.PathLike[str] | None) -> None:
+    """Note in the run where its weights are to go, for when it is gone on with by ``--resume``."""
+    if out is not None and _is_file(out):
+        write_text(run.path / _PLACE, Path(out).name)
+    else:
+        (run.path / _PLACE).unlink(missing_ok=True)
+
+
+def _file(run: RunDirectory, method: str) -> Path:
+    """Return the file of a run's weights: the one beside it that was asked for, or one in it."""
+    place = run.path / _PLACE
+    if place.is_file():
+        return run.path.absolute().parent / place.read_text(encoding="utf-8")
+    return run.path / f"nano-{method}{_SUFFIX}"
 
 
 def _check_size(config: Any) -> None:

@@ -19,7 +19,7 @@ from hyperkit.backbones import BackboneConfig, build_backbone
 from hyperkit.backbones.nano import build_nano
 from hyperkit.config import load_recipe, merge
 from hyperkit.contracts import Batch
-from hyperkit.errors import HyperkitError
+from hyperkit.errors import HyperkitError, RunInterrupted
 from hyperkit.randomness import key
 from hyperkit.tasks.pretrain import PretrainTask
 from hyperkit.workflows.configure import resolve
@@ -43,7 +43,7 @@ def _kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pretrain(method: str | None, out: Path | None = None, resume: Path | None = None, **changes: Any) -> RunResult:
-    recipe = None if method is None else "debug"
+    recipe = None if resume is not None else "debug"
     return pretrain_nano(method, recipe=recipe, overrides=merge(CHANGES, changes), out=out, resume=resume)
 
 
@@ -127,6 +127,27 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path) -> Non
     again = pretrain("dino", tmp_path / "parts", **settings)  # it is finished: nothing is trained
     assert (tmp_path / "parts" / "metrics.jsonl").read_bytes() == before
     assert again.results["pretrained"] == whole.results["pretrained"]
+
+
+def test_a_stopped_run_goes_on_to_the_file_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, run = tmp_path / "v1.own.safetensors", tmp_path / "v1.own"
+
+    def stopped(*args: Any, **more: Any) -> None:
+        raise RunInterrupted("The run was stopped by a signal.")
+
+    with monkeypatch.context() as patch, pytest.raises(RunInterrupted):
+        patch.setattr("hyperkit.workflows.prepare_nano.fit", stopped)
+        pretrain("mae", file, training={"steps": 1})
+    assert not file.exists()
+    with pytest.raises(HyperkitError, match="Both --recipe and --resume were given"):
+        pretrain_nano(recipe="debug", resume=run)
+    monkeypatch.chdir(run)
+    result = pretrain(None, resume=Path("."))
+    assert (result.files["weights"], file.is_file()) == (file, True)
+    # who asks for the folder gets the weights there
+    inside = pretrain("mae", run, training={"steps": 1})
+    assert inside.files["weights"] == run / "nano-mae.safetensors"
+    assert pretrain(None, resume=run).files["weights"] == run / "nano-mae.safetensors"
 
 
 @pytest.mark.parametrize("method", METHODS)
