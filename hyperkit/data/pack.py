@@ -24,6 +24,7 @@ import numpy as np
 
 from hyperkit.data.layout import Problem, Scene, find_objects, read_picture, read_scene
 from hyperkit.data.places import folder_lock, side_folder, writable
+from hyperkit.data.workers import available_cores
 from hyperkit.errors import HyperkitError, RunFailed
 from hyperkit.files import atomic_path, write_text
 from hyperkit.geometry import focal_from_angle
@@ -170,10 +171,6 @@ def _load(root: Path, folder: Path, fingerprint: str, resolution: int | None) ->
     )
 
 
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _pack(
     root: Path,
     folder: Path,
@@ -244,7 +241,7 @@ def _write_pixels(
 
 def _scan(objects: Mapping[str, Path]) -> tuple[list[Scene], list[Scene], list[Problem]]:
     """Read all cameras and headers: the good scenes, what is left of the bad ones, and what is wrong with those."""
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         results = list(pool.map(lambda entry: read_scene(*entry), objects.items()))
     good = [scene for scene, found in results if scene and not found]
     partial = [scene for scene, found in results if scene and found]
@@ -305,7 +302,7 @@ def _decode(
 
     problems: list[Problem] = []
     opaque = np.zeros(len(scenes), dtype=bool)
-    pool = ThreadPoolExecutor(_threads())
+    pool = ThreadPoolExecutor(available_cores())
     try:
         for index, (found, clear) in enumerate(pool.map(one, range(len(scenes)))):
             problems += found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +18,7 @@ from PIL import Image
 from hyperkit.data.layout import Problem, find_objects
 from hyperkit.data.pack import Pack
 from hyperkit.data.places import folder_lock, side_folder, writable
+from hyperkit.data.workers import available_cores
 from hyperkit.errors import HyperkitError
 from hyperkit.files import atomic_path
 
@@ -176,7 +176,7 @@ def _decode(pack: Pack, parts: Parts, maps: np.ndarray) -> list[Problem]:
                 problems.append(Problem(str(path.relative_to(pack.root)), reason))
         return problems
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         return [problem for found in pool.map(one, range(len(pack.ids))) for problem in found]
 
 

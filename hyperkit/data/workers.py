@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
@@ -20,6 +23,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""What a container may use of the CPUs: microseconds in each period, and the period."""
+
+
+def available_cores() -> int:
+    """Return how many CPUs this process may use, by its affinity and by the quota of its container; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # not Linux, no such group, or "max": no quota
+        used, period = QUOTA.read_text().split()
+        cores = min(cores, math.ceil(int(used) / int(period)))
+    return max(1, cores)
+
+
 def worker_count(workers: int | None) -> int:
     """Return ``workers``, or the number of CPUs this process may use when it is None.
 
@@ -27,7 +43,7 @@ def worker_count(workers: int | None) -> int:
         HyperkitError: ``workers`` is below 1.
     """
     if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return available_cores()
     if workers < 1:
         raise HyperkitError(f"The number of workers is {workers}.", "It must be at least 1.")
     return workers

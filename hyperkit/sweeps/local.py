@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from hyperkit.data.workers import available_cores
 from hyperkit.sweeps.engine import Engine
 from hyperkit.sweeps.state import CellFolder
 from hyperkit.sweeps.store import SweepDirectory
@@ -30,7 +31,7 @@ def places(threads: int, devices: Sequence[str] = (), devices_per_cell: int = 1,
     groups = len(devices) // devices_per_cell if devices else None
     if jobs is not None:
         return jobs if groups is None else min(jobs, groups)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     return max(1, min(cores if groups is None else groups, cores // max(1, threads)))
 
 

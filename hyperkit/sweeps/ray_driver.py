@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 from hyperkit._version import __version__
+from hyperkit.data.workers import available_cores
 from hyperkit.errors import HyperkitError
 from hyperkit.sweeps.ray_cell import run_on_node
 
@@ -166,8 +167,7 @@ def connect(address: str | None) -> Any:
     ray = importlib.import_module("ray")
     options: dict[str, Any] = {"address": address or "local", "log_to_driver": False, "logging_level": "WARNING"}
     if options["address"] == "local":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        options |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
+        options |= {"num_cpus": available_cores(), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:

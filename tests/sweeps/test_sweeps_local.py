@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from sweeps_driver import fake_sweep
 
+from hyperkit.data.workers import available_cores
 from hyperkit.errors import HyperkitError, RunInterrupted
 from hyperkit.sweeps import state as state_module
 from hyperkit.sweeps import worker
@@ -223,7 +224,7 @@ def test_threads_and_devices_belong_to_the_cell(tmp_path: Path) -> None:
     results = [f.result() or {} for f in sweep.folders()]
     assert {r["threads"] for r in results} == {"3"}
     assert sorted(r["devices"] for r in results) == ["0,1", "2,3"]
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     assert places(1) == cores
     assert places(cores) == places(2 * cores) == 1
     assert places(1, ["0"]) == 1

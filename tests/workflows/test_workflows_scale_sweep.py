@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hyperkit.data.workers import available_cores
 from hyperkit.errors import HyperkitError
 from hyperkit.sweeps.estimate import Probe
 from hyperkit.sweeps.local import LocalEngine
@@ -85,7 +85,7 @@ def test_several_devices_belong_to_the_cell(tmp_path: Path, monkeypatch: pytest.
     sweep = open_sweep(plan)
     engine = _engine(plan, sweep, Resources(devices_per_cell=2), None)
     assert isinstance(engine, LocalEngine)
-    assert (engine._groups, engine.jobs) == (["0,1", "2,3"], min(2, len(os.sched_getaffinity(0))))
+    assert (engine._groups, engine.jobs) == (["0,1", "2,3"], min(2, available_cores()))
     assert "--set training.devices=2" in " ".join(sweep.folders()[0].definition()["command"])
     on_cpu = plan_sweep("image", **GRID, overrides={"training": {"device": "cpu"}}, out=tmp_path / "cpu")
     engine = _engine(on_cpu, open_sweep(on_cpu), Resources(jobs=7), None)
