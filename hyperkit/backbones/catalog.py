@@ -118,6 +118,7 @@ _ENTRIES = (
     _timm("vit_nano", "vit_tiny_patch16_224", None, _SMALL, **_NANO),
     # the same network, under the name by which hyperkit prepare backbone pretrains it
     _nano("nano"),
+    _nano("nano-dino", "nano-dino.safetensors"),
     _nano("nano-mae", "nano-mae.safetensors"),
     _whisper("whisper", "base", 512, 8, 6),
     _whisper("whisper-tiny", "tiny", 384, 6, 4),

@@ -38,6 +38,7 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
         "base": "random",
         "large": "timm:vit_large_patch16_224",
     },
+    "nano-dino": {"nano": "nano-dino"},
     "nano-mae": {"nano": "nano-mae"},
     "mae": {"base": "mae", "large": "mae-large"},
     "supervised": {

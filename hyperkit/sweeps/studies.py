@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from hyperkit.backbones.catalog import NAMED
 from hyperkit.config import merge
 from hyperkit.errors import HyperkitError, unknown_name
 from hyperkit.sweeps import published
@@ -317,16 +316,10 @@ def study_cells(
     for line in study.lines(scale):
         own = merge(common, line.overrides)
         backbone = own.get("backbone") or {}
-        reason = line.not_applicable or _not_there(backbone.get("name")) or why_not_applicable(study.task, backbone)
+        reason = line.not_applicable or why_not_applicable(study.task, backbone)
         cell = Cell(study.task, line.recipe, own, line.labels, not_applicable=reason)
         cells += [resolved(cell.with_seed(seed), resolve) for seed in range(seeds)]
     return cells
-
-
-def _not_there(name: str | None) -> str | None:
-    plain = (name or "").removeprefix("mel:")
-    absent = plain in {NANO_DINO, NANO_MAE} - NAMED.keys()
-    return f"this version of hyperkit has no backbone {plain}" if absent else None
 
 
 def about(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperkit.config import merge
+from hyperkit.reports.words import duration
 from hyperkit.sweeps.cell import Cell
 from hyperkit.sweeps.estimate import Probe, kind_of, time_of_all
 from hyperkit.sweeps.local import groups_of, places
@@ -263,14 +264,6 @@ def _probe(cell: Cell, devices: str | None = None) -> Probe | str:
         words = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
         return f"a short run of {cell.folder_name} failed: {words[-1]}"
     return f"a short run of {cell.folder_name} failed: {said['error']}" if "error" in said else Probe(**said)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it: "45 s", "12 min", "3 h 20 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _millions(number: int) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from hyperkit.backbones.catalog import NAMED, resolve_strategy
+from hyperkit.backbones.catalog import resolve_strategy
 from hyperkit.backbones.config import BackboneConfig
 from hyperkit.config import recipe_path
 from hyperkit.errors import HyperkitError
 from hyperkit.sweeps.cell import Cell
 from hyperkit.sweeps.published import find_published
-from hyperkit.sweeps.studies import NANO_DINO, NANO_MAE, STUDIES, Scale, about, find_study, study_cells
+from hyperkit.sweeps.studies import STUDIES, Scale, about, find_study, study_cells
 from hyperkit.workflows.configure import from_recipe
 
 SCALES: tuple[Scale, ...] = ("debug", "quick", "paper")
@@ -40,14 +40,6 @@ def plain(cell: Cell) -> Mapping[str, Any]:
     return resolved
 
 
-@pytest.fixture
-def nano(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both small pretrained backbones, as if they were there: weights of that size and shape need no file here."""
-    for name in (NANO_DINO, NANO_MAE):
-        monkeypatch.setitem(NAMED, name, NAMED["deit-tiny"])  # type: ignore[misc]
-
-
-@pytest.mark.usefixtures("nano")
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", list(STUDIES))
 def test_every_line_is_called_what_is_run(name: str, scale: Scale) -> None:
@@ -123,15 +115,6 @@ def test_a_report_keeps_neither_other_data_nor_changes_to_itself() -> None:
     assert not any(note.startswith("Built-in") for note in notes)
     assert notes[-2:] == ["The data is scenes.", "Changed for all lines: training.steps=7, training.threads=1."]
     assert about(study, "paper", "scenes", {"training": {"steps": 7}})["notes"][-1].endswith("training.steps=7.")
-
-
-def test_without_the_small_backbone_its_lines_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (NANO_DINO, NANO_MAE):
-        monkeypatch.delitem(NAMED, name, raising=False)  # type: ignore[misc]
-    cells = study_cells(find_study("table5"), "debug") + study_cells(find_study("figure3"), "debug")
-    reasons = [cell.not_applicable for cell in cells]
-    missing = f"this version of hyperkit has no backbone {NANO_MAE}"
-    assert reasons == [None, missing, missing, None, None, None, missing]
 
 
 def test_what_a_line_is_about_wins_over_what_all_have() -> None:

@@ -15,7 +15,7 @@ from hyperkit.errors import HyperkitError
 from hyperkit.sweeps.estimate import Probe
 from hyperkit.sweeps.local import LocalEngine
 from hyperkit.workflows import estimate_sweep
-from hyperkit.workflows.estimate_sweep import duration, estimate
+from hyperkit.workflows.estimate_sweep import estimate
 from hyperkit.workflows.scale_sweep import Resources, _engine, open_sweep, plan_sweep, scale_sweep
 
 GRID: dict[str, Any] = {"axes": ["hypernet.groups=1,2"], "recipe": "debug"}
@@ -137,11 +137,6 @@ def test_a_run_that_cannot_be_measured_says_why(tmp_path: Path) -> None:
     outcome = estimate_sweep._probe(plan.cells[0])
     assert isinstance(outcome, str)
     assert "nowhere" in outcome
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (100, "2 min"), (5399, "90 min"), (12000, "3 h 20 min")])
-def test_times_read_well(seconds: float, text: str) -> None:
-    assert duration(seconds).replace("1 h 30 min", "90 min") == text
 
 
 def test_a_sweep_is_measured_run_reported_and_gone_on_with(tmp_path: Path) -> None:
