@@ -68,7 +68,7 @@ def _timm(name: str, model: str, license: str | None, paper: PaperDefaults, **op
 
 
 def _nano(name: str, shipped: str | None = None) -> Entry:
-    """Return the network of vit_nano, with weights that hyperkit pretrained where there are some."""
+    """Return the small network, with weights that hyperkit pretrained where there are some."""
     license = None if shipped is None else "apache-2.0"
     return replace(_timm(name, "vit_tiny_patch16_224", license, _SMALL, **_NANO), shipped=shipped)
 
@@ -115,8 +115,6 @@ _ENTRIES = (
     # Trans-INR's own transformer for pictures of 178x178: six layers of 768, patches of 9
     _timm("vit_base_d6_p9", "vit_base_patch16_224", None, _RANDOM, img_size=180, patch_size=9, depth=6),
     _timm("vit_tiny", "vit_tiny_patch16_224", None, _SMALL, img_size=128),
-    _timm("vit_nano", "vit_tiny_patch16_224", None, _SMALL, **_NANO),
-    # the same network, under the name by which hyperkit prepare backbone pretrains it
     _nano("nano"),
     _nano("nano-dino", "nano-dino.safetensors"),
     _nano("nano-mae", "nano-mae.safetensors"),

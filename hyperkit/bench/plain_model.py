@@ -77,7 +77,7 @@ class PlainTransformer(nn.Module):
         if trunk is None or not hasattr(trunk, "cls_token") or backbone.prefix_tokens != 1:
             raise HyperkitError(
                 f"The baseline has no transformer like the backbone {backbone.info.name!r}.",
-                "It knows timm's plain vision transformers, such as random, vit_tiny and vit_nano.",
+                "It knows timm's plain vision transformers, such as random, vit_tiny and nano.",
             )
         self.width, self.size = backbone.width, backbone.info.image_size
         self.layout = backbone.token_layout

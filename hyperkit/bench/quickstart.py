@@ -98,7 +98,9 @@ def _time_to(bench: Bench, task_cls: type[NVSTask], precision: str) -> Watch:
         "precision": precision,
         "tensorboard": False,
     }
-    _, config = from_recipe("nvs", sizes.quickstart, {"training": training}, "train")
+    # from scratch, as the baseline has been measured
+    overrides = {"training": training, "backbone": {"name": "nano"}}
+    _, config = from_recipe("nvs", sizes.quickstart, overrides, "train")
     settings: TrainingConfig = config.training
     task = task_cls(config, settings.seed)
     watch = Watch(sizes.quickstart_psnr, make_progress())

@@ -94,7 +94,7 @@ def render_batch_8(bench: Bench) -> Row:
     """Time dense views of several fields at once, each with weights of its own, as evaluation renders them."""
     view, sizes = RenderedView(bench), bench.sizes
     count = sizes.batch_items
-    setting = Setting.open(bench, count, sizes.rays, backbone="vit_nano")
+    setting = Setting.open(bench, count, sizes.rays, backbone="nano")
     model = setting.model
     model.target, model.renderer = view.field.target, view.settings.renderer
     params = TargetParams(

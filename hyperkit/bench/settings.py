@@ -65,7 +65,7 @@ def sizes_for(device: torch.device, debug: bool = False) -> Sizes:
         small = {
             "target": {"depth": 3, "width": 16, "encoding": {"frequencies": 4, "max_log2": 3}},
             "renderer": {"samples": 8},
-            "backbone": {"name": "vit_nano"},
+            "backbone": {"name": "nano"},
             "hypernet": {"groups": 4},
         }
         fit = FitSettings(16, 3, 3, 16, 4, steps=3, rays=16, samples=8, check_every=3)

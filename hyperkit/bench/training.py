@@ -174,7 +174,7 @@ def layer_shapes(target: Any) -> list[tuple[int, int]]:
 def tto_100(bench: Bench) -> Row:
     """Time test-time optimisation of several fields as evaluation runs it, against one after the other."""
     sizes = bench.sizes
-    setting = Setting.open(bench, sizes.items, sizes.rays, backbone="vit_nano")  # its part in the time is negligible
+    setting = Setting.open(bench, sizes.items, sizes.rays, backbone="nano")  # its part in the time is negligible
     task, model = setting.task, setting.model.eval().requires_grad_(False)
     batch = task.data().train_batch(0, sizes.items).to(bench.device)
     cameras = batch.context_cameras

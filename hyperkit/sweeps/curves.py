@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hyperkit.errors import HyperkitError
 from hyperkit.metrics.catalogue import CATALOGUE, IDEALS
 from hyperkit.sweeps.cell import Label
-from hyperkit.sweeps.grid import ALIASES, FAMILIES
+from hyperkit.sweeps.grid import FAMILIES
 from hyperkit.sweeps.lines import FRESH, axes_of, names_of, text_of
 from hyperkit.sweeps.power_law import PowerLaw, fit_power_law, squared_error
 from hyperkit.sweeps.table import Row, Summary, over_seeds
@@ -131,9 +131,8 @@ def _without(labels: Mapping[str, Label], against: Against) -> dict[str, Label]:
     if against == "data_fraction":
         return {name: value for name, value in labels.items() if name not in _FRACTIONS}
     name = str(next((labels[axis] for axis in ("family", "backbone", "backbone.name") if labels.get(axis)), ""))
-    listed = ALIASES.get(name, name)
-    family = next((family for family, sizes in FAMILIES.items() if listed in sizes.values()), name)
-    if family == FRESH and listed.startswith("timm:") and FRESH not in map(labels.get, _STRATEGIES):
+    family = next((family for family, sizes in FAMILIES.items() if name in sizes.values()), name)
+    if family == FRESH and name.startswith("timm:") and FRESH not in map(labels.get, _STRATEGIES):
         family = name  # timm has weights for it, which "auto" takes
     rest = {axis: value for axis, value in labels.items() if axis not in (*_SIZES, "family")}
     return {"family": family or None, **rest}

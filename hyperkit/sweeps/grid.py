@@ -62,9 +62,6 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
 """Family -> size -> backbone. "random" is the plain ViT of that size with fresh weights. nano-dino and nano-mae are
 families of their own: they share a method with dino and mae, but neither the pictures nor the length of training."""
 
-ALIASES: Mapping[str, str] = {"vit_nano": "nano"}
-"""Backbone -> the name in ``FAMILIES`` of the same network."""
-
 _OF_WEIGHTS = ("frozen", "lora", "finetune")
 """Strategies that start from pretrained weights."""
 

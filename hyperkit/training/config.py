@@ -76,7 +76,7 @@ class TrainingConfig(PartConfig):
         log_every: steps between lines of metrics; None for a hundred in a run, at most 50 apart.
         keep_checkpoints: 1 keeps ``last.pt``; n > 1 the newest n as ``step-000100.pt`` too. ``best.pt`` is extra.
         slim: leave a frozen backbone's weights out of the checkpoints; they are found again by their name and hash.
-        compile: compile the model with torch.compile. On CPUs it does not pay: the blocks of vit_nano became 0.97 to
+        compile: compile the model with torch.compile. On CPUs it does not pay: the blocks of nano became 0.97 to
             1.10 times as fast, and a whole model had not compiled after 500 s. On GPUs it has not been measured.
         tensorboard: write TensorBoard files, with pictures at each validation.
     """

@@ -54,7 +54,7 @@ def test_the_libraries_know_every_named_backbone() -> None:
 
 
 def test_the_small_ones_have_the_sizes_that_are_promised() -> None:
-    nano, same = (build_backbone(BackboneConfig(name=name)) for name in ("vit_nano", "nano"))
+    nano, same = (build_backbone(BackboneConfig(name=name)) for name in ("nano", "nano-mae"))
     tiny = build_backbone(BackboneConfig(name="vit_tiny"))
     assert (nano.width, len(list(nano.blocks)), nano.info.patch_size, nano.info.image_size) == (
         192,
@@ -63,12 +63,12 @@ def test_the_small_ones_have_the_sizes_that_are_promised() -> None:
         (64, 64),
     )
     assert (tiny.width, len(list(tiny.blocks)), tiny.info.patch_size) == (192, 12, (16, 16))
-    assert build_backbone(BackboneConfig(name="vit_nano", image_size=130)).info.image_size == (128, 128)
+    assert build_backbone(BackboneConfig(name="nano", image_size=130)).info.image_size == (128, 128)
     assert nano.family == "vit"
     assert {name: value.shape for name, value in same.state_dict().items()} == {
         name: value.shape for name, value in nano.state_dict().items()
     }
-    assert paper_defaults(config("nano")) == paper_defaults(config("vit_nano"))
+    assert paper_defaults(config("nano")) == paper_defaults(config("nano-mae"))
 
 
 def config(name: str, **settings: Any) -> BackboneConfig:
@@ -91,21 +91,21 @@ def test_defaults_are_those_of_the_papers_table_6() -> None:
     assert paper_defaults(config("dino", strategy="frozen")) == PaperDefaults(1e-3, 32, "step")
     assert paper_defaults(config("dino", strategy="lora")) == PaperDefaults(1e-4, 128, "cos")
     assert paper_defaults(config("dino", strategy="random")) == PaperDefaults(1e-4, 32, "step")
-    assert paper_defaults(config("vit_nano")) == PaperDefaults(1e-3, 24, "cos")
+    assert paper_defaults(config("nano")) == PaperDefaults(1e-3, 24, "cos")
 
 
 def test_strategies_are_resolved_by_whether_there_are_weights() -> None:
     assert resolve_strategy(config("clip")) == "finetune"
     assert resolve_strategy(config("clip", strategy="random")) == "random"
-    assert resolve_strategy(config("vit_nano")) == "random"
-    assert resolve_strategy(config("vit_nano", weights="a.pt")) == "finetune"
-    assert resolve_strategy(config("vit_nano", weights="a.pt", strategy="lora")) == "lora"
+    assert resolve_strategy(config("nano")) == "random"
+    assert resolve_strategy(config("nano", weights="a.pt")) == "finetune"
+    assert resolve_strategy(config("nano", weights="a.pt", strategy="lora")) == "lora"
     assert resolve_strategy(config("timm:vit_base_patch16_224.dino")) == "finetune"
     assert resolve_strategy(config("open_clip:ViT-B-32/laion2b_s34b_b79k")) == "finetune"
     assert resolve_strategy(config("open_clip:ViT-B-32")) == "random"
     for strategy in ("finetune", "frozen", "lora"):
         with pytest.raises(HyperkitError, match="needs pretrained weights"):
-            resolve_strategy(config("vit_nano", strategy=strategy))
+            resolve_strategy(config("nano", strategy=strategy))
     with pytest.raises(HyperkitError, match="fresh weights"):
         resolve_strategy(config("clip", strategy="random", weights="a.pt"))
 

@@ -106,7 +106,7 @@ def test_weights_are_asked_for_without_building(cached: Path, tmp_path: Path) ->
     found = require_weights(BackboneConfig(name=NAME))
     assert found is not None
     assert found.resolve() == cached
-    assert require_weights(BackboneConfig(name="vit_nano")) is None
+    assert require_weights(BackboneConfig(name="nano")) is None
     assert require_weights(BackboneConfig(name="clip", strategy="random")) is None
     with pytest.raises(HyperkitError, match="does not exist"):
         require_weights(BackboneConfig(name="clip", weights=str(tmp_path / "none.pt")))
@@ -144,7 +144,7 @@ def test_weights_that_give_no_numbers_are_not_prepared(model: Any, tmp_path: Pat
 
 def test_backbones_without_weights_cannot_be_prepared() -> None:
     with pytest.raises(HyperkitError, match="no pretrained weights to prepare"):
-        prepare_backbone("vit_nano")
+        prepare_backbone("nano")
 
 
 @pytest.mark.parametrize("build", [build_backbone, require_weights])

@@ -27,7 +27,7 @@ def test_features_are_those_of_timm(weights: Path, size: int, image_size: int | 
     model.load_state_dict(torch.load(weights))
     model.eval()
     pictures = torch.rand(2, 3, size, size)
-    encoder = PatchEncoder(FeaturesConfig(name="vit_nano", weights=str(weights), image_size=image_size))
+    encoder = PatchEncoder(FeaturesConfig(name="nano", weights=str(weights), image_size=image_size))
     before = torch.get_rng_state()
     found = encoder(pictures)
     assert torch.equal(torch.get_rng_state(), before)  # a training step draws the same numbers with it as without
@@ -51,7 +51,7 @@ def test_the_key_follows_the_weights_and_the_size(weights: Path, tmp_path: Path)
     moved.write_bytes(weights.read_bytes())
 
     def key(**settings: object) -> str:
-        return PatchEncoder(FeaturesConfig(name="vit_nano", **settings)).key  # type: ignore[arg-type]
+        return PatchEncoder(FeaturesConfig(name="nano", **settings)).key  # type: ignore[arg-type]
 
     first = key(weights=str(weights))
     assert key(weights=str(moved), dims=5) == first
@@ -65,7 +65,7 @@ def test_what_cannot_be_distilled_is_said_at_once() -> None:
             PatchEncoder.check(FeaturesConfig(**settings))  # type: ignore[arg-type]
 
     refused("reads sounds, not pictures", name="whisper")
-    refused("no pretrained weights.*\n.*--set features.weights=FILE", name="vit_nano")
+    refused("no pretrained weights.*\n.*--set features.weights=FILE", name="nano")
     refused("Did you mean 'dino'", name="dinno")
     refused("which encoder", weights="file.pt")
     PatchEncoder.check(FeaturesConfig())

@@ -68,14 +68,14 @@ def test_defaults_are_those_of_the_papers_table_5() -> None:
     for name in ("whisper", "whisper-tiny", "patches", "patches-small", "mel:dino", "mel:mae"):
         for strategy in ("random", "lora", "frozen") if find_entry(name).pretrained else ("random",):
             assert paper_defaults(BackboneConfig(name=name, strategy=strategy)) == table  # type: ignore[arg-type]
-    for name in ("patches-nano", "mel:vit_nano"):
+    for name in ("patches-nano", "mel:nano"):
         assert paper_defaults(BackboneConfig(name=name)) == PaperDefaults(1e-3, 24, "cos")
 
 
 def test_strategies_of_sounds() -> None:
     assert resolve_strategy(BackboneConfig(name="whisper")) == "finetune"
     assert resolve_strategy(BackboneConfig(name="mel:dino")) == "finetune"
-    assert resolve_strategy(BackboneConfig(name="patches")) == resolve_strategy(BackboneConfig(name="mel:vit_nano"))
+    assert resolve_strategy(BackboneConfig(name="patches")) == resolve_strategy(BackboneConfig(name="mel:nano"))
     with pytest.raises(HyperkitError) as caught:
         resolve_strategy(BackboneConfig(name="patches", strategy="frozen"))
     assert "whisper-tiny" in str(caught.value)
@@ -158,7 +158,7 @@ def mel_power(sound: np.ndarray, rate: int, bands: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("rate", "bands"), [(8000, 64), (12000, 96), (16000, 128), (22050, 128), (48000, 128)])
 def test_the_picture_is_the_spectrogram_in_decibels(rate: int, bands: int) -> None:
-    backbone: Any = build_backbone(BackboneConfig(name="mel:vit_nano", sample_rate=rate))
+    backbone: Any = build_backbone(BackboneConfig(name="mel:nano", sample_rate=rate))
     assert backbone.bands == bands
     assert (backbone.filters.sum(dim=0) > 0).all()  # no band falls between the frequencies
     times = torch.arange(rate // 2) / rate
@@ -179,7 +179,7 @@ def test_the_picture_is_the_spectrogram_in_decibels(rate: int, bands: int) -> No
         torch.testing.assert_close(backbone.picture(sound[None]), picture, atol=0, rtol=0)
 
 
-INNER = ["vit_nano", "timm:vit_tiny_patch16_dinov3_qkvb"]
+INNER = ["nano", "timm:vit_tiny_patch16_dinov3_qkvb"]
 
 
 @pytest.mark.parametrize("name", INNER)
@@ -205,7 +205,7 @@ def test_mel_is_the_inner_backbone_on_that_picture(name: str, settings: dict[str
 @torch.no_grad()
 def test_short_sounds_are_embedded_whole_under_autocast_on_cpus() -> None:
     torch.manual_seed(0)
-    backbone: Any = build_backbone(BackboneConfig(name="mel:vit_nano")).eval()
+    backbone: Any = build_backbone(BackboneConfig(name="mel:nano")).eval()
     for count, columns in ((500, 1), (8000, 6)):
         sounds = torch.rand(4, count) - 0.5
         layout = backbone.token_layout(1, count)
@@ -222,11 +222,11 @@ def test_short_sounds_are_embedded_whole_under_autocast_on_cpus() -> None:
 def test_mel_loads_the_inner_backbones_weights(tmp_path: Any) -> None:
     import timm
 
-    entry = NAMED["vit_nano"]
+    entry = NAMED["nano"]
     model = timm.create_model(entry.model, num_classes=7, **entry.options)
     torch.save(model.state_dict(), tmp_path / "a.pt")
     backbone: Any = build_backbone(
-        BackboneConfig(name="mel:vit_nano", weights=str(tmp_path / "a.pt"), strategy="lora", lora_rank=2)
+        BackboneConfig(name="mel:nano", weights=str(tmp_path / "a.pt"), strategy="lora", lora_rank=2)
     )
     assert len(backbone.adapter_parameters()) == 6
     assert torch.equal(backbone.inner.trunk.cls_token, model.cls_token)
@@ -236,7 +236,7 @@ def test_mel_loads_the_inner_backbones_weights(tmp_path: Any) -> None:
 
 
 def test_tokens_may_be_added_to(whisper_pair: Callable[..., Any], small_patches: Any) -> None:
-    mel = build_backbone(BackboneConfig(name="mel:vit_nano")).eval()
+    mel = build_backbone(BackboneConfig(name="mel:nano")).eval()
     sounds = torch.rand(2, 3000) - 0.5
     for backbone in (whisper_pair()[1], small_patches, mel):
         tokens, extra = backbone.tokenize(sounds), torch.randn(3, backbone.width)

@@ -191,8 +191,8 @@ def test_vit_b_has_the_papers_number_of_parameters() -> None:
 
 
 def test_a_checkpoint_of_a_backbone_without_weights_can_go_on_frozen(tmp_path: Path) -> None:
-    trained = build_backbone(BackboneConfig(name="vit_nano", image_size=32))
-    again = build_backbone(BackboneConfig(name="vit_nano", image_size=32, strategy="frozen"), load_weights=False)
+    trained = build_backbone(BackboneConfig(name="nano", image_size=32))
+    again = build_backbone(BackboneConfig(name="nano", image_size=32, strategy="frozen"), load_weights=False)
     again.load_state_dict(trained.state_dict())
     context = torch.rand(1, 1, 3, 32, 32)
     torch.testing.assert_close(again.features(context), trained.eval().features(context), atol=0, rtol=0)

@@ -24,12 +24,12 @@ CONTEXT = torch.rand(1, 1, 3, 64, 64, generator=torch.Generator().manual_seed(2)
 
 @pytest.fixture
 def nano() -> nn.Module:
-    """Return timm's own model for the backbone ``vit_nano``, with a head."""
+    """Return timm's own model for the backbone ``nano``, with a head."""
     import timm
 
     from hyperkit.backbones.catalog import NAMED
 
-    entry = NAMED["vit_nano"]
+    entry = NAMED["nano"]
     return timm.create_model(entry.model, num_classes=7, **entry.options).eval()
 
 
@@ -61,7 +61,7 @@ def test_timm_files_load_in_every_wrapping(form: str, nano: nn.Module, tmp_path:
     torch.save(TIMM_FORMS[form](nano.state_dict()), path)
     if form == "half precision":
         nano.load_state_dict({name: value.half().float() for name, value in nano.state_dict().items()})
-    backbone = build_backbone(BackboneConfig(name="vit_nano", weights=str(path))).eval()
+    backbone = build_backbone(BackboneConfig(name="nano", weights=str(path))).eval()
     torch.testing.assert_close(backbone.features(CONTEXT), features_of(nano), atol=1e-5, rtol=0)
     assert backbone.info.pretrained
     assert backbone.info.strategy == "finetune"
@@ -71,7 +71,7 @@ def test_timm_files_load_in_every_wrapping(form: str, nano: nn.Module, tmp_path:
 def test_safetensors_load(nano: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file(nano.state_dict(), path)
-    backbone = build_backbone(BackboneConfig(name="vit_nano", weights=str(path), strategy="frozen"))
+    backbone = build_backbone(BackboneConfig(name="nano", weights=str(path), strategy="frozen"))
     torch.testing.assert_close(backbone.features(CONTEXT), features_of(nano), atol=1e-5, rtol=0)
 
 
@@ -80,7 +80,7 @@ def test_positions_of_another_grid_are_interpolated_as_timm_does(nano: nn.Module
 
     path = tmp_path / "weights.pth"
     torch.save(nano.state_dict(), path)
-    backbone = build_backbone(BackboneConfig(name="vit_nano", weights=str(path), image_size=96)).eval()
+    backbone = build_backbone(BackboneConfig(name="nano", weights=str(path), image_size=96)).eval()
     options = {"img_size": 96, "patch_size": 8, "depth": 3, "num_heads": 3, "num_classes": 7}
     larger = timm.create_model(
         "vit_tiny_patch16_224", pretrained=True, pretrained_cfg_overlay={"file": str(path), "num_classes": 7}, **options
@@ -170,7 +170,7 @@ class Trap:
         return (Path.touch, (self.path,))
 
 
-def refused(path: Path, name: str = "vit_nano") -> str:
+def refused(path: Path, name: str = "nano") -> str:
     with pytest.raises(HyperkitError) as caught:
         build_backbone(BackboneConfig(name=name, weights=str(path)))
     assert caught.value.exit_code == 2
@@ -249,7 +249,7 @@ def test_files_of_another_family_are_refused_by_name(
 
 
 def test_a_file_that_does_not_fit_changes_nothing(nano: nn.Module) -> None:
-    backbone = build_backbone(BackboneConfig(name="vit_nano"))
+    backbone = build_backbone(BackboneConfig(name="nano"))
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     state = {name: value + 1 for name, value in nano.state_dict().items() if name != "norm.bias"}
     with pytest.raises(HyperkitError):
@@ -262,7 +262,7 @@ def test_googles_npz_loads(nano: nn.Module, tmp_path: Path) -> None:
 
     path = tmp_path / "weights.npz"
     np.savez(path, **big_vision(nano.state_dict()))
-    backbone = build_backbone(BackboneConfig(name="vit_nano", weights=str(path))).eval()
+    backbone = build_backbone(BackboneConfig(name="nano", weights=str(path))).eval()
     torch.testing.assert_close(backbone.features(CONTEXT), features_of(nano), atol=1e-5, rtol=0)
     np.savez(path, something=np.zeros(3))
     assert "does not fit" in refused(path)

@@ -173,7 +173,7 @@ def test_files_of_other_sizes_are_refused_by_name(tmp_path: Path) -> None:
     ):
         build_backbone(BackboneConfig(name="whisper", weights=str(tmp_path / "a.pt")))
     with pytest.raises(HyperkitError, match="names are those of openai-whisper"):
-        build_backbone(BackboneConfig(name="vit_nano", weights=str(tmp_path / "a.pt")))
+        build_backbone(BackboneConfig(name="nano", weights=str(tmp_path / "a.pt")))
     content = openai_file(tiny())
     del content["model_state_dict"]["encoder.blocks.2.attn.out.bias"]
     torch.save(content, tmp_path / "b.pt")

@@ -152,5 +152,5 @@ def test_test_time_optimisation_goes_to_the_same_fields(setting: Setting) -> Non
 def test_a_model_that_it_does_not_know_is_refused(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     model = setting.model
     monkeypatch.setattr(model.backbone, "prefix_tokens", 5)
-    with pytest.raises(HyperkitError, match="no transformer like the backbone 'vit_nano'"):
+    with pytest.raises(HyperkitError, match="no transformer like the backbone 'nano'"):
         PlainModel(model)

@@ -156,7 +156,7 @@ def test_poses_keep_their_precision_under_autocast() -> None:
 
 def test_a_transformer_tells_views_apart_by_their_marks_alone() -> None:
     torch.manual_seed(0)
-    backbone = build_backbone(BackboneConfig(name="vit_nano", strategy="random")).eval()
+    backbone = build_backbone(BackboneConfig(name="nano", strategy="random")).eval()
     with torch.no_grad():
         for parameter in backbone.parameters():  # fresh attention hardly looks at the data
             parameter.add_(torch.randn_like(parameter) * 0.1)

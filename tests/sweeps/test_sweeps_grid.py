@@ -74,14 +74,14 @@ def test_the_plain_networks_of_all_sizes_never_get_weights() -> None:
 
 
 def test_a_strategy_that_needs_weights_is_not_applicable_without_them() -> None:
-    cells = expand("nvs", [Axis("backbone", ("vit_nano", "dino")), Axis("strategy", ("random", "frozen", "auto"))])
+    cells = expand("nvs", [Axis("backbone", ("nano", "dino")), Axis("strategy", ("random", "frozen", "auto"))])
     refused = {(c.labels["backbone"], c.labels["strategy"]): c.not_applicable for c in cells if c.not_applicable}
-    assert refused == {("vit_nano", "frozen"): "vit_nano has no pretrained weights for the strategy frozen"}
-    given = expand("nvs", [Axis("strategy", ("frozen",))], overrides={"backbone": {"name": "vit_nano", "weights": "f"}})
+    assert refused == {("nano", "frozen"): "nano has no pretrained weights for the strategy frozen"}
+    given = expand("nvs", [Axis("strategy", ("frozen",))], overrides={"backbone": {"name": "nano", "weights": "f"}})
     assert given[0].not_applicable is None
-    # the recipe's own backbone is vit_nano, and that of the paper's is frozen
+    # the recipe's own backbone is nano, and that of the paper's is frozen
     own = expand("nvs", [Axis("strategy", ("random", "frozen"))], resolve=plain)
-    assert [cell.not_applicable for cell in own] == [None, refused["vit_nano", "frozen"]]
+    assert [cell.not_applicable for cell in own] == [None, refused["nano", "frozen"]]
     frozen = expand("nvs", [Axis("backbone", ("random", "clip"))], recipe="paper/nvs-dino-frozen", resolve=plain)
     assert [cell.not_applicable for cell in frozen] == [
         "random has no pretrained weights for the strategy frozen",

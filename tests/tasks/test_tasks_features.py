@@ -55,7 +55,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 
 def settings(weights: Path, **more: object) -> dict[str, object]:
-    features = {"name": "vit_nano", "weights": str(weights), "image_size": 32, "dims": DIMS}
+    features = {"name": "nano", "weights": str(weights), "image_size": 32, "dims": DIMS}
     return {"features": features, **more}
 
 
@@ -248,7 +248,7 @@ def test_finetuning_keeps_the_components_and_the_share_of_the_foreground(run: Ru
 
 def test_a_missing_encoder_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYPERKIT_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(HyperkitError, match=r"--features vit_nano: .*gone\.pt does not exist"):
+    with pytest.raises(HyperkitError, match=r"--features nano: .*gone\.pt does not exist"):
         train("segment", recipe="debug", overrides=settings(tmp_path / "gone.pt"), out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 

@@ -40,7 +40,7 @@ def drawn_attention(
     return seen[0]["layer0"], expected
 
 
-@pytest.mark.parametrize("name", ["mel:vit_nano", "patches-nano"])
+@pytest.mark.parametrize("name", ["mel:nano", "patches-nano"])
 def test_attention_of_sounds_is_drawn_at_its_time(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found, expected = drawn_attention(name, [0.5, 0.25, 0.0, 0.0625], monkeypatch, tmp_path / "a.png")
     np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -23,7 +23,7 @@ LARGEST = 12 * 10**6
 
 
 class NanoConfig(PartConfig):
-    """Sizes of the network. As they are, vit_nano: 1.4 M parameters, 2.8 MB; with a depth of 11 4.9 M and 9.9 MB.
+    """Sizes of the network. As they are: 1.4 M parameters, 2.8 MB; with a depth of 11 4.9 M and 9.9 MB.
 
     Attributes:
         size: pixels a side of the pictures that its positions are made for.
