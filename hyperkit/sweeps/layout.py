@@ -29,6 +29,9 @@ _COST = {
 }
 _ADDED_UP = ("seconds", "cpu_seconds", "gpu_energy_joules")
 
+NOT_RUN = "not run here"
+"""First cell of a line of the published table that a study has no counterpart of."""
+
 _NONE = "–"
 _MISSING = "n/a"
 
@@ -100,7 +103,7 @@ def scores(sweep: SweepDirectory, rows: Sequence[Row]) -> Section:
         table.append(cells)
     for row in published:
         if row not in used:
-            cells = [*("not run here" if i == 0 else "" for i in range(len(axes))), _name(row)]
+            cells = [*(NOT_RUN if i == 0 else "" for i in range(len(axes))), _name(row)]
             for _, paper in columns:
                 cells += [_NONE, _published(row, paper[0])] if paper else [_NONE]
             table.append(cells)

@@ -335,6 +335,6 @@ def about(
     notes = [note for note in study.notes[scale] if data is None or not note.startswith(_BUILT_IN)]
     if data is not None and scale != "paper":
         notes.append(f"The data is {data}.")
-    if changed := [f"{name}={value}" for name, value in flatten(overrides or {}).items()]:
+    if changed := [f"{name}={value}" for name, value in flatten(overrides or {}).items() if value is not None]:
         notes.append(f"Changed for all lines: {', '.join(changed)}.")
     return {"study": study.name, "title": study.title, "source": study.source, "scale": scale, "notes": notes}

@@ -182,9 +182,10 @@ class SweepResult:
         scores = layout.scores(self.sweep, tidy_rows(self.sweep)).table
         assert scores is not None
         # what no cell has is in the report, with its reason; here it would only be in the way
-        kept = [i for i in range(len(scores.headings)) if any(row[i] not in _NOTHING for row in scores.rows)]
+        rows = [row for row in scores.rows if row[0] != layout.NOT_RUN]
+        kept = [i for i in range(len(scores.headings)) if any(row[i] not in _NOTHING for row in rows)]
         table = Table(*(scores.headings[i] for i in kept), box=SIMPLE, pad_edge=False)
-        for row in scores.rows:
+        for row in rows:
             table.add_row(*(Text(str(row[i])) for i in kept))
         console.print(table)
         for entry in self.sweep.entries():

@@ -111,7 +111,7 @@ def test_each_published_row_is_run_at_paper_scale_and_substitutes_are_told(name:
 def test_a_report_keeps_neither_other_data_nor_changes_to_itself() -> None:
     study = find_study("table1")
     assert any(note.startswith("Built-in cars") for note in about(study, "quick")["notes"])
-    notes = about(study, "quick", "scenes", {"training": {"steps": 7, "threads": 1}})["notes"]
+    notes = about(study, "quick", "scenes", {"training": {"steps": 7, "epochs": None, "threads": 1}})["notes"]
     assert not any(note.startswith("Built-in") for note in notes)
     assert notes[-2:] == ["The data is scenes.", "Changed for all lines: training.steps=7, training.threads=1."]
     assert about(study, "paper", "scenes", {"training": {"steps": 7}})["notes"][-1].endswith("training.steps=7.")
