@@ -165,7 +165,7 @@ def law_in_words(curve: Curve, metric: str, against: Against) -> str:
     if metric in ("psnr", "si_sdr"):
         gain = -10 * law.exponent
         text += f"; ten times the {what} changes {CATALOGUE[metric].name} by {_number(gain, 2)} dB"
-    if interval is not None and interval[0] <= 0 <= interval[1]:
+    if interval is not None and not law.shows_trend:
         text += "; the interval holds 0, so that no trend is shown"
     return text + "."
 

@@ -28,7 +28,7 @@ def plot_curves(path: str | os.PathLike[str], found: Sequence[Curve], metric: st
     """Draw a metric against data or parameters, on a logarithmic axis.
 
     Error bars are sample deviations over seeds, pale dots the seeds. Dashed lines are the fitted power laws, with 95 %
-    bands of the lines; more than four curves leave no room for them.
+    bands of the lines, where these show a trend; more than four curves leave no room for them.
 
     Args:
         path: of the picture (PNG).
@@ -97,7 +97,7 @@ def _bars(points: Sequence[Summary]) -> list[float] | None:
 
 def _draw_law(axes: Any, curve: Curve, metric: str, index: int) -> None:
     scale = error_scale(metric)
-    if curve.law is None or scale is None or curve.law.points < 3:
+    if curve.law is None or scale is None or not curve.law.shows_trend:
         return
     colour = _COLOURS[index % len(_COLOURS)]
     x = np.geomspace(min(curve.x), max(curve.x), 60)

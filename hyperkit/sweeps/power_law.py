@@ -45,6 +45,12 @@ class PowerLaw:
         half = self._quantile(confidence) * self.residual / math.sqrt(self.spread)
         return self.exponent - half, self.exponent + half
 
+    @property
+    def shows_trend(self) -> bool:
+        """Whether the 95 % interval of the exponent leaves 0 out."""
+        interval = self.interval()
+        return interval is not None and not interval[0] <= 0 <= interval[1]
+
     def band(self, x: ArrayLike, confidence: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Return the lower and upper limit of the line itself (not of new points) at ``x``; None for two points."""
         if self.points < 3:

@@ -25,8 +25,8 @@ _MOST_LINES = 40
 
 _LAWS = (
     "Power laws are fitted by least squares of the logarithms, every seed a point; intervals and bands hold with 95 % "
-    "confidence where errors scatter alike at all places. Plots of up to four curves show them as dashed lines. Curves "
-    "with error bars stand a little apart, so that the bars can be told from each other."
+    "confidence where errors scatter alike at all places. Plots of up to four curves show those with a trend, dashed. "
+    "Curves with error bars stand a little apart, so that the bars can be told from each other."
 )
 
 

@@ -152,3 +152,10 @@ def test_what_no_power_law_goes_through_is_refused() -> None:
     with pytest.raises(ValueError, match="one length"):
         fit_power_law([1, 2], [1])
     assert squared_error([20.0, 30.0]) == pytest.approx([0.01, 0.001])
+
+
+def test_a_trend_is_shown_where_the_interval_leaves_zero_out() -> None:
+    x = [1.0, 2.0, 4.0, 8.0]
+    assert fit_power_law(x, [1.0, 0.71, 0.5, 0.35]).shows_trend
+    assert not fit_power_law(x, [1.0, 2.0, 0.5, 1.0]).shows_trend
+    assert not fit_power_law(x[:2], [1.0, 0.5]).shows_trend  # two points leave no interval
