@@ -47,8 +47,9 @@ class Driver:
 
     def __init__(self, ray: Any, devices: int | None, tell: Any) -> None:
         self.ray, self.tell = ray, tell
-        any_there = any(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
-        self.devices = int(any_there) if devices is None else devices
+        if devices is None:
+            devices = int(any(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]))
+        self.devices = devices
         self._tasks: dict[Any, Message] = {}
         self._patience = 0.0
         self._unfit_since: float | None = None

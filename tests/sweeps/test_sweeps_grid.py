@@ -80,7 +80,7 @@ def test_a_strategy_that_needs_weights_is_not_applicable_without_them() -> None:
     given = expand("nvs", [Axis("strategy", ("frozen",))], overrides={"backbone": {"name": "nano", "weights": "f"}})
     assert given[0].not_applicable is None
     # the recipe's own backbone is nano, and that of the paper's is frozen
-    own = expand("nvs", [Axis("strategy", ("random", "frozen"))], resolve=plain)
+    own = expand("nvs", [Axis("strategy", ("random", "frozen"))], recipe="debug", resolve=plain)
     assert [cell.not_applicable for cell in own] == [None, refused["nano", "frozen"]]
     frozen = expand("nvs", [Axis("backbone", ("random", "clip"))], recipe="paper/nvs-dino-frozen", resolve=plain)
     assert [cell.not_applicable for cell in frozen] == [

@@ -307,6 +307,12 @@ class StubRay:
         return [{"Alive": self.fitting >= 0, "Resources": {"CPU": 8.0, "GPU": 2.0}}]
 
 
+def test_a_cell_has_a_gpu_where_the_cluster_has_any() -> None:
+    assert Driver(StubRay([]), None, print).devices == 1
+    assert Driver(StubRay([], fitting=0), None, print).devices == 0  # the only node is gone
+    assert Driver(StubRay([]), 0, print).devices == 0
+
+
 def test_what_nodes_report_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, Any]] = []
 
