@@ -69,7 +69,6 @@ class Study:
         lines: gives the lines at a scale.
         notes: scale -> sentences on what is put in the place of what.
         metrics: of the table, the first one is that of the plot.
-        against: axis of a plot, "data_fraction" or "encoder_parameters"; None where a table is all.
     """
 
     name: str
@@ -80,7 +79,6 @@ class Study:
     lines: Callable[[Scale], Iterable[Line]]
     notes: Mapping[Scale, tuple[str, ...]]
     metrics: tuple[str, ...] = ("psnr", "ssim", "lpips", "fid_64", "fid_2048")
-    against: Literal["data_fraction", "encoder_parameters"] | None = None
 
 
 def _small(scale: Scale) -> str:
@@ -239,7 +237,6 @@ STUDIES: Mapping[str, Study] = {
             (),
             _figure2,
             _notes(*_NVS, _FIGURES, paper=(_PICKED,)),
-            against="data_fraction",
         ),
         Study(
             "figure3",
@@ -249,7 +246,6 @@ STUDIES: Mapping[str, Study] = {
             (),
             _figure3,
             _notes(_OWN_DATA, _PATCHES, _FIGURES, paper=(_FIGURES,)),
-            against="encoder_parameters",
         ),
         Study(
             "groups",

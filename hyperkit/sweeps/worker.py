@@ -86,7 +86,7 @@ def _run(claim: Claim, parent: int | None, grace: float) -> Outcome:
     if told and training.returncode != 0:
         claim.put_back(told)
         return "put back"
-    cost = {"seconds": time.monotonic() - begun, **_resources(), **meter.totals()}
+    cost = {"seconds": time.monotonic() - begun, **used_resources(), **meter.totals()}
     reason = _why_failed(training.returncode, folder.path / "stderr.txt", position)
     result = None if reason else _last_object(folder.path / "stdout.txt")
     if result is None:
@@ -175,13 +175,17 @@ def _last_object(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _resources() -> dict[str, float]:
-    """CPU time and peak memory of the largest process among those that were waited for."""
+def used_resources(of_children: bool = True) -> dict[str, float]:
+    """Return "cpu_seconds" and "peak_memory_bytes", each where the system tells it.
+
+    Args:
+        of_children: of the processes that were waited for, the memory of the largest of them; else of this process.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return {}
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF)
     unit = 1 if sys.platform == "darwin" else 1024
     return {"cpu_seconds": used.ru_utime + used.ru_stime, "peak_memory_bytes": float(used.ru_maxrss * unit)}
 

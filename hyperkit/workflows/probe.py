@@ -18,6 +18,7 @@ from typing import Any
 from hyperkit.config import merge
 from hyperkit.errors import HyperkitError
 from hyperkit.sweeps.estimate import Probe
+from hyperkit.sweeps.worker import used_resources
 from hyperkit.training.loop import fit
 from hyperkit.workflows.configure import from_recipe
 from hyperkit.workflows.train import open_run, report
@@ -66,7 +67,7 @@ def probe(task: str, recipe: str, overrides: Mapping[str, Any], began: float) ->
         steps_per_epoch=steps_per_epoch,
         encoder_parameters=int(results["backbone"]["parameters"]),
         parameters=sum(p.numel() for p in fitted.model.parameters()),
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=int(used_resources(of_children=False).get("peak_memory_bytes", 0)),
         first_use=fit_began - opening,
     )
 
@@ -75,14 +76,6 @@ def _per_step(times: Sequence[float]) -> float:
     """Return the seconds of a step from those at the end of each; the first ones, which are slow, count if need be."""
     warm = len(times) - 1 - WARM_UP
     return (times[-1] - times[WARM_UP]) / warm if warm > 0 else times[-1] / len(times)
-
-
-def _peak_memory() -> int:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main(path: str) -> None:
